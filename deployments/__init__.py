@@ -1,0 +1,1 @@
+"""What Ray schedules: one file each, thin shells over `serve`."""

@@ -1,0 +1,1 @@
+"""Rayllama's processes in plain Python; Ray is named only in `app.py`."""

@@ -1,0 +1,1 @@
+"""Answers kept: keys, policy, entries, stores, and the shards' small protocol."""

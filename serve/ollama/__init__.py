@@ -1,0 +1,1 @@
+"""One Ollama server: its client, its supervisor, its catalogue."""

@@ -1,0 +1,358 @@
+"""Everything that can be configured: frozen models, unknown keys refused, the environment read once.
+
+The application's settings are the `args:` of `serve.app:build` in a Serve config file
+(`configs/*.yaml`); `Settings` is their type. This is the only module that reads the environment.
+
+A wrong key is refused with its path and the nearest valid one: `cache.tttl_s: unknown key; did you
+mean cache.ttl_s?`.
+"""
+
+import difflib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from serve.errors import ConfigError
+
+_UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_DURATIONS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _bytes(value: object) -> object:
+    """`128MiB`, `64 KiB` or a plain number of bytes → int."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+    if match is None or match[2].lower() not in _UNITS:
+        raise ValueError(f"{value!r} is not a size; write a number of bytes, or like 128MiB")
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def _seconds(value: object) -> object:
+    """`1h`, `30s`, `250ms` or a plain number of seconds → float."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*([a-z]*)\s*", value)
+    if match is None or (match[2] and match[2] not in _DURATIONS):
+        raise ValueError(f"{value!r} is not a duration; write seconds, or like 30s, 5m, 1h")
+    return float(match[1]) * _DURATIONS.get(match[2] or "s", 1.0)
+
+
+Size = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Policy = Literal["deterministic", "always", "off"]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that knows no other keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in data:
+                if key not in cls.model_fields:
+                    near = difflib.get_close_matches(str(key), cls.model_fields, 1, 0.5)
+                    hint = (
+                        f"did you mean {near[0]!r}?"
+                        if near
+                        else "known: " + ", ".join(sorted(cls.model_fields))
+                    )
+                    raise ValueError(f"unknown key {key!r}; {hint}")
+        return data
+
+
+class InferenceSettings(Section):
+    """The inference replicas: each owns one Ollama server, or what stands in for one."""
+
+    engine: Literal["ollama", "embedded", "attach"] = "embedded"
+    """`ollama` starts an installed Ollama per replica, `embedded` the engine that comes with
+    Rayllama (llama.cpp on CPU), `attach` uses one that already runs at `url` and owns no process."""
+
+    url: str = ""
+    """`engine: attach` only: where that Ollama listens, like http://127.0.0.1:11434."""
+
+    ollama_binary: str = "ollama"
+    """`engine: ollama` only: the executable, looked up on PATH."""
+
+    models_dir: str = ""
+    """`engine: ollama` only: the model store, one folder a node. Empty: the one that this node's
+    installed Ollama uses (its OLLAMA_MODELS, else ~/.ollama/models or /usr/share/ollama/…)."""
+
+    env: dict[str, str] = {}
+    """More environment for the engine; it wins over what Rayllama sets."""
+
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """How many replicas, each with a server of its own."""
+
+    num_gpus: Annotated[float, Field(ge=0)] = 1
+    """GPUs that Ray reserves for each replica. 0 on a machine without."""
+
+    num_cpus: Annotated[float, Field(ge=0)] = 1
+    """CPUs that Ray reserves for each replica: bookkeeping, not a limit. 0 on a laptop."""
+
+    slots: Annotated[int, Field(ge=1, le=256)] = 4
+    """Requests that one replica computes at once (OLLAMA_NUM_PARALLEL)."""
+
+    max_queue: Annotated[int, Field(ge=0)] = 512
+    """Requests that may wait in front of one replica's slots; more get Ollama's own 503."""
+
+    context_length: Annotated[int, Field(ge=1)] = 4096
+    """Tokens of context a slot (OLLAMA_CONTEXT_LENGTH), explicit so that all replicas agree."""
+
+    keep_alive: str = "-1"
+    """How long an idle model stays loaded (OLLAMA_KEEP_ALIVE); -1: until another needs its place."""
+
+    max_loaded_models: Annotated[int, Field(ge=0)] = 0
+    """Models loaded at once in one server (OLLAMA_MAX_LOADED_MODELS); 0: Ollama's own choice, 3."""
+
+    kv_cache_type: Literal["", "f16", "q8_0", "q4_0"] = ""
+    """OLLAMA_KV_CACHE_TYPE; empty: f16."""
+
+    flash_attention: bool | None = None
+    """OLLAMA_FLASH_ATTENTION; null: where the hardware supports it."""
+
+    models: list[str] = []
+    """Models that must be loaded before a replica counts as ready."""
+
+    start_timeout_s: Annotated[Seconds, Field(gt=0)] = 90
+    """How long a server may take to its first answer of /api/version."""
+
+    load_timeout_s: Annotated[Seconds, Field(gt=0)] = 600
+    """How long one of `models` may take to load."""
+
+    stop_timeout_s: Annotated[Seconds, Field(gt=0)] = 10
+    """How long a server may take to stop after SIGTERM before its whole tree is killed."""
+
+    drain_timeout_s: Annotated[Seconds, Field(gt=0)] = 600
+    """How long a leaving replica may finish its streams."""
+
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """Restarts of a dead server within `restart_window_s`; more, and the replica is replaced."""
+
+    restart_window_s: Annotated[Seconds, Field(gt=0)] = 60
+    """The window of `max_restarts`."""
+
+    @model_validator(mode="after")
+    def _attach_needs_a_url(self) -> Self:
+        if (self.engine == "attach") != bool(self.url):
+            raise ValueError("`url` and `engine: attach` belong together: give both or neither")
+        if self.url and not re.match(r"https?://[^/]+", self.url):
+            raise ValueError(f"url: {self.url!r} is not like http://127.0.0.1:11434")
+        return self
+
+
+class GgufModel(Section):
+    """A GGUF file of one's own for the embedded engine."""
+
+    name: str
+    """The name that clients use, like `mymodel:7b`."""
+
+    path: str
+    """The GGUF file, absolute."""
+
+    template: str = ""
+    """A file with a Jinja chat template that replaces the one inside the GGUF; empty: that one."""
+
+    parameters: dict[str, Any] = {}
+    """Defaults for `options`, as a Modelfile's PARAMETER lines."""
+
+    system: str = ""
+    """The system message where a request brings none, as a Modelfile's SYSTEM."""
+
+
+class EmbeddedSettings(Section):
+    """The embedded engine."""
+
+    store: str = ""
+    """Where converted models are kept. Empty: $XDG_CACHE_HOME/rayllama, or ~/.cache/rayllama."""
+
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Threads a model; 0: llama.cpp's own choice."""
+
+    models: list[GgufModel] = []
+    """Models beside the two that come along (smollm2:135m, all-minilm)."""
+
+
+class CacheSettings(Section):
+    """The shared answer cache, and the near cache in each ingress replica."""
+
+    policy: Policy = "deterministic"
+    """What is cached: `deterministic` (embeddings, temperature 0, an explicit seed), `always`
+    (sampled answers too: a repeated question gets the same answer), or `off`."""
+
+    models: dict[str, Policy] = {}
+    """Another policy for some models, by name."""
+
+    eviction: Literal["lru", "tiny_lfu"] = "lru"
+    """Which entry leaves a full store."""
+
+    ttl_s: Annotated[Seconds, Field(gt=0)] = 3600
+    """How long an answer lives."""
+
+    idle_ttl_s: Annotated[Seconds, Field(gt=0)] | None = None
+    """How long an answer lives unasked for; null: as long as `ttl_s`."""
+
+    max_bytes: Size = 128 << 20
+    """The shared store, all shards together, in bytes of entries."""
+
+    max_entry_bytes: Size = 1 << 20
+    """A larger answer is not stored."""
+
+    near_max_bytes: Size = 32 << 20
+    """The near cache of each ingress replica. 0: none, every hit asks the shard."""
+
+    lease_s: Annotated[Seconds, Field(gt=0)] = 2
+    """How long near answers may be served after the last word from the shard."""
+
+    shards: Annotated[int, Field(ge=1, le=64)] = 1
+    """Cache actors."""
+
+    lookup_timeout_s: Annotated[Seconds, Field(gt=0)] = 0.02
+    """How long a look-up in a shard may take before it counts as a miss."""
+
+    catalogue_poll_s: Annotated[Seconds, Field(gt=0)] = 1
+    """How often each replica reads its engine's list of models: a tag changed behind Rayllama's
+    back is seen everywhere within this plus `lease_s`."""
+
+
+class IngressSettings(Section):
+    """The HTTP front."""
+
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """How many, fixed: a change of their number reloads HAProxy and later cuts old streams."""
+
+    num_cpus: Annotated[float, Field(ge=0)] = 1
+    """CPUs that Ray reserves for each. 0 on a laptop."""
+
+    max_connections: Annotated[int, Field(ge=1)] = 20000
+    """Requests open at once in one ingress replica (Serve's max_ongoing_requests)."""
+
+    max_body_bytes: Annotated[Size, Field(gt=0)] = 64 << 20
+    """A larger request body gets 413."""
+
+    deadline_s: Annotated[Seconds, Field(gt=0)] | None = None
+    """How long a request may wait for its first byte, then 504; null: as long as it takes."""
+
+    origins: list[str] = []
+    """Origins allowed beside Ollama's own (localhost, app://, …); `*` allows all."""
+
+    allow_public: bool = False
+    """Listening beyond loopback without `auth.keys` is refused unless this says it is meant."""
+
+    log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The share of hits that get a line in the log; every other request gets one."""
+
+    drain_timeout_s: Annotated[Seconds, Field(gt=0)] = 900
+    """How long a leaving ingress replica may finish its streams."""
+
+
+class Key(Section):
+    """One API key, known by its hash alone."""
+
+    sha256: SecretStr
+    """The lower-case hex sha256 of the key: `printf %s KEY | sha256sum`."""
+
+    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    """Whose it is: answers are shared within a tenant, never across."""
+
+    admin: bool = False
+    """May it use routes that change or reveal more than its own requests?"""
+
+    @model_validator(mode="after")
+    def _is_a_hash(self) -> Self:
+        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256.get_secret_value()):
+            raise ValueError("sha256: not 64 lower-case hex digits; `printf %s KEY | sha256sum`")
+        return self
+
+
+class AuthSettings(Section):
+    """Who may call."""
+
+    keys: list[Key] = []
+    """None: everybody, as one tenant, `default`."""
+
+
+class Settings(Section):
+    """Rayllama's settings: the `args:` of the application in a Serve config file."""
+
+    inference: InferenceSettings = InferenceSettings()
+    embedded: EmbeddedSettings = EmbeddedSettings()
+    cache: CacheSettings = CacheSettings()
+    ingress: IngressSettings = IngressSettings()
+    auth: AuthSettings = AuthSettings()
+
+
+def parse(data: object) -> Settings:
+    """Settings from plain data, or a `ConfigError` with one line a fault: its path and the fix."""
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as exc:
+        raise ConfigError(explain(exc)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """One line a fault, as `path: what is wrong`."""
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False, include_input=False):
+        path = ".".join(str(part) for part in fault["loc"]) or "args"
+        lines.append(f"{path}: {fault['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def schema() -> str:
+    """The JSON schema of `Settings`, as committed in `configs/schema.json`."""
+    return json.dumps(Settings.model_json_schema(), indent=2, sort_keys=True) + "\n"
+
+
+class Environment(BaseModel):
+    """What Rayllama takes from the environment, read once at import."""
+
+    model_config = ConfigDict(frozen=True)
+
+    home: Path
+    cache_home: Path
+    ollama_models: Path | None
+    haproxy: bool
+    throughput: bool
+    path: str
+
+
+def environment() -> Environment:
+    """The environment of this process as it is now."""
+    get = os.environ.get
+    home = Path(get("HOME") or "/")
+    models = get("OLLAMA_MODELS")
+    return Environment(
+        home=home,
+        cache_home=Path(get("XDG_CACHE_HOME") or home / ".cache"),
+        ollama_models=Path(models) if models else None,
+        haproxy=get("RAY_SERVE_ENABLE_HA_PROXY") == "1",
+        throughput=get("RAY_SERVE_THROUGHPUT_OPTIMIZED") == "1",
+        path=get("PATH") or os.defpath,
+    )
+
+
+def child_environment(extra: dict[str, str], drop: tuple[str, ...] = ()) -> dict[str, str]:
+    """This process's environment for a child, without names that start with one of `drop`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
+    return kept | extra
+
+
+POLICIES: tuple[str, ...] = get_args(Policy)
