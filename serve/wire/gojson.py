@@ -1,0 +1,202 @@
+"""JSON as Go reads and writes it, since Ollama's clients see both.
+
+Reading: bodies are parsed by Python's C parser. Whatever it refuses, or might read differently from
+Go (repeated keys, lone surrogates, numbers beyond a float, deep nesting), goes through `goscan`,
+which knows Go's error texts.
+
+Writing: compact; `<`, `>`, `&`, U+2028 and U+2029 escaped; floats in Go's format.
+"""
+
+import json
+import math
+import re
+from datetime import UTC, datetime
+
+import msgspec
+
+from serve.errors import BadRequest
+from serve.wire.goscan import MAX_DEPTH, EmptyBodyError, Node, Number, Object, scan
+
+MISSING_BODY = "missing request body"
+
+_START = re.compile(r"[ \t\r\n]*(?=[\[{])")
+_DOUBTFUL = re.compile(rb"\\u[dD][89a-fA-F]|[0-9]{19}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LARGEST = 1.7976931348623157e308
+_HTML = (
+    (b"<", rb"\u003c"),
+    (b">", rb"\u003e"),
+    (b"&", rb"\u0026"),
+    (b"\xe2\x80\xa8", rb"\u2028"),
+    (b"\xe2\x80\xa9", rb"\u2029"),
+)
+
+
+def loads(body: bytes, *, empty: str = MISSING_BODY) -> object:
+    """The first JSON value of `body`; what follows it is ignored, as Go does.
+
+    Raises `BadRequest` with the text of Go's decoder, or with `empty` where there is no value.
+    An object that names a key twice keeps the last value, as in Go, and the earlier ones under the
+    key with a NUL and a number: it never equals an object that names the key once.
+    """
+    value, _ = parse(body, empty=empty)
+    return value
+
+
+def parse(body: bytes, *, empty: str = MISSING_BODY) -> tuple[object, Node]:
+    """As `loads`, with the scanned document where the fast parser did not do; else None."""
+    try:
+        return _fast(body), None
+    except (ValueError, RecursionError):
+        document = document_of(body, empty=empty)
+        return plain(document), document
+
+
+def document_of(body: bytes, *, empty: str = MISSING_BODY) -> Node:
+    """The scanned document: pairs in order, numbers as written. Raises as `loads` does."""
+    try:
+        return scan(body)
+    except EmptyBodyError:
+        raise BadRequest(empty) from None
+
+
+def plain(node: Node) -> object:
+    """A scanned document as dicts, lists, strings and numbers."""
+    if isinstance(node, Object):
+        return _merged([(key, plain(value)) for key, value in node.pairs])
+    if isinstance(node, list):
+        return [plain(value) for value in node]
+    return _number(node.text) if isinstance(node, Number) else node
+
+
+def dumps(value: object) -> bytes:
+    """`value` as Go's `json.Marshal` prints it, dicts in their own order."""
+    prepared = _prepared(value)
+    try:
+        encoded = msgspec.json.encode(prepared)
+    except UnicodeEncodeError:
+        encoded = msgspec.json.encode(_without_surrogates(prepared))
+    for character, escape in _HTML:
+        encoded = encoded.replace(character, escape)
+    return encoded
+
+
+def timestamp(ns: int) -> str:
+    """Nanoseconds since the epoch as RFC 3339 in UTC, trailing zeros dropped, as Go prints it."""
+    seconds, rest = divmod(ns, 1_000_000_000)
+    whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = f".{rest:09d}".rstrip("0") if rest else ""
+    return f"{whole}{fraction}Z"
+
+
+def number(value: float) -> str:
+    """A float as Go prints it: exponents only below 1e-6 and from 1e21 on."""
+    if value == 0:
+        return "-0" if math.copysign(1, value) < 0 else "0"
+    digits, _, exponent = f"{value!r}e0".partition("e")
+    if "e" in exponent:
+        exponent = exponent[: exponent.index("e")]
+    sign = "-" if digits.startswith("-") else ""
+    whole, _, fraction = digits.removeprefix("-").partition(".")
+    return sign + _positional(whole, "" if fraction == "0" else fraction, int(exponent))
+
+
+def _positional(whole: str, fraction: str, exponent: int) -> str:
+    """The number `whole.fraction` times ten to the `exponent`."""
+    digits = (whole + fraction).lstrip("0")
+    point = len(whole) + exponent - (len(whole + fraction) - len(digits))
+    digits = digits.rstrip("0")
+    if not -6 < point <= 21:
+        tail = f".{digits[1:]}" if digits[1:] else ""
+        power = point - 1
+        return f"{digits[0]}{tail}e{'-' if power < 0 else '+'}{abs(power):02d}".replace("e-0", "e-")
+    if point <= 0:
+        return "0." + "0" * -point + digits
+    if point >= len(digits):
+        return digits + "0" * (point - len(digits))
+    return f"{digits[:point]}.{digits[point:]}"
+
+
+def _fast(body: bytes) -> object:
+    """The first value, if it is an array or an object that both parsers read alike."""
+    text = body.decode()
+    start = _START.match(text)
+    if start is None or _DOUBTFUL.search(body):
+        raise ValueError
+    value, _ = _DECODER.raw_decode(text, start.end())
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(value)
+    return value
+
+
+def _check_depth(value: object) -> None:
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH + 1:
+            raise ValueError
+        inner: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(v for v in item.values() if isinstance(v, dict | list))
+            elif isinstance(item, list):
+                inner.extend(v for v in item if isinstance(v, dict | list))
+        level = inner
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    merged = dict(pairs)
+    if len(merged) != len(pairs):
+        raise ValueError
+    return merged
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError
+    return value
+
+
+def _refuse(text: str) -> object:
+    raise ValueError(text)
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_distinct, parse_float=_finite, parse_constant=_refuse
+)
+
+
+def _merged(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    merged: dict[str, object] = {}
+    for count, (key, value) in enumerate(pairs):
+        if key in merged:
+            merged[f"{key}\0{count}"] = merged[key]
+        merged[key] = value
+    return merged
+
+
+def _number(text: str) -> int | float:
+    """An integer where it fits 64 bits, else the nearest float, the largest one at most."""
+    if text.lstrip("-").isdigit() and len(text) <= 20 and -(1 << 63) <= int(text) < (1 << 63):
+        return int(text)
+    return max(-_LARGEST, min(_LARGEST, float(text)))
+
+
+def _prepared(value: object) -> object:
+    """`value` with its floats printed; the rest `msgspec` prints as Go does."""
+    if isinstance(value, dict):
+        return {key: _prepared(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_prepared(item) for item in value]
+    if isinstance(value, float):
+        return msgspec.Raw(number(value).encode())
+    return value
+
+
+def _without_surrogates(value: object) -> object:
+    if isinstance(value, dict):
+        return {_SURROGATE.sub("\ufffd", k): _without_surrogates(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    return _SURROGATE.sub("\ufffd", value) if isinstance(value, str) else value
