@@ -50,8 +50,8 @@ def _seconds(value: object) -> object:
     return float(match[1]) * _DURATIONS.get(match[2] or "s", 1.0)
 
 
-Size = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+Size = Annotated[int, BeforeValidator(_bytes, json_schema_input_type=int | str), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(_seconds, json_schema_input_type=float | str)]
 Policy = Literal["deterministic", "always", "off"]
 
 
