@@ -1,6 +1,6 @@
-"""What the parts of Rayllama say to each other: the values that cross a process, and the protocols.
+"""What the parts say to each other: the values that cross a process, and the protocols.
 
-`Call`, `Head`, `Tail` and `CatalogueView` are small and picklable, so they cross Ray's handles and
+`Call`, `Head`, `Tail` and `CatalogueView` are small and picklable: they cross Ray's handles and
 the shards' sockets. The protocols are what a caller may rely on; tests stand real or fault-injecting
 objects behind them.
 """
@@ -97,4 +97,6 @@ class CatalogueView(Struct, frozen=True):
 class Clock(Protocol):
     """Seconds since some fixed point; monotonic."""
 
-    def __call__(self) -> float: ...
+    def __call__(self) -> float:
+        """The time now."""
+        ...

@@ -1,4 +1,4 @@
-"""Everything that can be configured: frozen models, unknown keys refused, the environment read once.
+"""All that can be configured: frozen models, unknown keys refused, the environment read once.
 
 The application's settings are the `args:` of `serve.app:build` in a Serve config file
 (`configs/*.yaml`); `Settings` is their type. This is the only module that reads the environment.
@@ -82,8 +82,8 @@ class InferenceSettings(Section):
     """The inference replicas: each owns one Ollama server, or what stands in for one."""
 
     engine: Literal["ollama", "embedded", "attach"] = "embedded"
-    """`ollama` starts an installed Ollama per replica, `embedded` the engine that comes with
-    Rayllama (llama.cpp on CPU), `attach` uses one that already runs at `url` and owns no process."""
+    """`ollama` starts an installed Ollama per replica, `embedded` the engine that comes along
+    (llama.cpp on CPU), `attach` uses one that already runs at `url` and owns no process."""
 
     url: str = ""
     """`engine: attach` only: where that Ollama listens, like http://127.0.0.1:11434."""
@@ -117,7 +117,7 @@ class InferenceSettings(Section):
     """Tokens of context a slot (OLLAMA_CONTEXT_LENGTH), explicit so that all replicas agree."""
 
     keep_alive: str = "-1"
-    """How long an idle model stays loaded (OLLAMA_KEEP_ALIVE); -1: until another needs its place."""
+    """How long an idle model stays loaded (OLLAMA_KEEP_ALIVE); -1: until its place is needed."""
 
     max_loaded_models: Annotated[int, Field(ge=0)] = 0
     """Models loaded at once in one server (OLLAMA_MAX_LOADED_MODELS); 0: Ollama's own choice, 3."""

@@ -1,0 +1,30 @@
+"""One shard of the answer cache.
+
+Owns:         a byte-weighed store, the registry of what the engines list, a socket server.
+Does not own: what may be cached and under which key (`serve.cache`, in the ingress).
+Lives:        as a deployment actor of the ingress: Serve starts, checks and recreates it.
+Dies:         with the application; losing it loses only warmth, since callers treat it as a miss.
+"""
+
+import secrets
+from time import time
+
+from deployments.handles import Address, listen_host
+from serve.cache.shard import ShardServer
+from serve.settings import Settings
+
+
+class Cache:
+    """The actor: a socket server on the event loop of Ray's own methods."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._secret = secrets.token_bytes(32)
+        self._server = ShardServer(self._secret, settings.cache, clock=time)
+        self._address: tuple[str, int] | None = None
+
+    async def address(self) -> Address:
+        """Where the shard listens, and the secret that a client must say first."""
+        if self._address is None:
+            self._address = await self._server.start(listen_host())
+        host, port = self._address
+        return host, port, self._secret

@@ -1,0 +1,97 @@
+"""The HTTP front, in each of its replicas.
+
+Owns:         the ASGI application, its near cache, its connections to the cache shards, its counts.
+Does not own: the answers that all replicas share (`deployments.cache`) or any engine.
+Lives:        a fixed number of replicas behind Serve's HAProxy.
+Dies:         a lost replica fails only the requests open in it; its near cache starts empty again.
+"""
+
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from time import monotonic, time
+
+from ray.serve.handle import DeploymentHandle
+from serve.cache.service import AnswerCache
+
+from deployments.gauges import Gauges
+from deployments.handles import LOOPBACK, InferenceHandle, http_host, shard_address
+from serve.errors import ConfigError
+from serve.settings import Settings, environment
+from serve.web.app import create_app
+from serve.web.gateway import Gateway
+from serve.web.identity import Directory
+from serve.web.journal import Journal
+from serve.web.meter import Meter
+from serve.web.origin import Hosts, Origins
+from serve.web.services import Services
+
+log = logging.getLogger("rayllama.ingress")
+
+NOT_FAST = (
+    "Ray Serve's high-throughput mode is off: requests go through its Python proxy, about 30 times "
+    "slower. Put the `controller_options` block of configs/local.yaml into this config (it takes "
+    "effect when Serve starts: `serve shutdown` first); on macOS there is no HAProxy to switch on"
+)
+
+
+class Ingress:
+    """Late-bound: Serve asks for the ASGI application on the replica, after `__init__`."""
+
+    def __init__(self, settings: Settings, inference: DeploymentHandle) -> None:
+        self._settings = settings
+        self._inference = InferenceHandle(inference)
+        self._meter = Meter()
+        self._answers = AnswerCache(
+            settings.cache,
+            [partial(shard_address, index) for index in range(settings.cache.shards)],
+            clock=monotonic,
+            now=time,
+        )
+        adopt_serve_log()
+        refuse_public(settings, http_host())
+        found = environment()
+        if not (found.haproxy and found.throughput):
+            log.warning(NOT_FAST)
+
+    async def __serve_build_asgi_app__(self) -> Gateway:  # Serve's hook
+        """The application, over this replica's services."""
+        ingress = self._settings.ingress
+        services = Services(
+            inference=self._inference,
+            answers=self._answers,
+            directory=Directory(self._settings.auth),
+            origins=Origins(ingress.origins),
+            hosts=Hosts(loopback=http_host() in LOOPBACK),
+            meter=self._meter,
+            journal=Journal(self._meter, ingress.log_sample, random.Random()),  # noqa: S311
+            now=time,
+            max_body_bytes=ingress.max_body_bytes,
+            deadline_s=ingress.deadline_s,
+        )
+        return create_app(services, self._lifespan)
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: object) -> AsyncIterator[None]:
+        async with self._answers, Gauges(self._meter, self._answers):
+            yield
+
+
+def adopt_serve_log() -> None:
+    """Our loggers write where Serve's do: the replica's own log file."""
+    ours, serves = logging.getLogger("rayllama"), logging.getLogger("ray.serve")
+    ours.handlers = serves.handlers
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+
+
+def refuse_public(settings: Settings, host: str) -> None:
+    """Raise `ConfigError` if everybody on the network could call without a key, unmeant."""
+    if host in LOOPBACK or settings.auth.keys or settings.ingress.allow_public:
+        return
+    raise ConfigError(
+        f"http_options.host: {host} lets everybody who reaches this machine in; set `auth.keys`, "
+        "or `ingress.allow_public: true` if that is meant"
+    )

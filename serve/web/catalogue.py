@@ -1,0 +1,69 @@
+"""Routes that are asked of one engine and passed on: what models there are, and about one."""
+
+from starlette.types import Receive, Scope, Send
+
+from serve.errors import EngineDied, EngineRefused, NotFound
+from serve.ports import Call, Head
+from serve.web.body import read_body
+from serve.web.reply import Reply
+from serve.web.services import Services
+from serve.wire import openai
+from serve.wire.frames import error_text
+
+
+class Passed:
+    """A route of Ollama's own, passed on as it is."""
+
+    def __init__(self, services: Services, path: str) -> None:
+        self._services = services
+        self._path = path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ask one engine."""
+        headers = dict(scope["headers"])
+        self._services.directory.identify(headers)
+        body = b""
+        if scope["method"] not in ("GET", "HEAD"):
+            body = await read_body(receive, headers, self._services.max_body_bytes)
+        reply = await asked_of_one(self._services, scope, self._path, body)
+        await reply.send(send, head=scope["method"] == "HEAD")
+
+
+class Models:
+    """`GET /v1/models` and `/v1/models/{name}`, told from the engine's list of tags."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Ask one engine for its tags, and say them as OpenAI does."""
+        self._services.directory.identify(dict(scope["headers"]))
+        reply = await asked_of_one(self._services, scope, "/api/tags", b"")
+        if reply.status != 200:
+            raise EngineRefused(reply.status, error_text(reply.body))
+        name = scope["path_params"].get("name")
+        body = openai.models_list(reply.body) if name is None else _one(reply.body, name)
+        await Reply(200, b"application/json", body).send(send)
+
+
+def _one(tags: bytes, name: str) -> bytes:
+    try:
+        return openai.model_one(tags, name)
+    except NotFound as error:
+        raise EngineRefused(404, str(error)) from error
+
+
+async def asked_of_one(services: Services, scope: Scope, path: str, body: bytes) -> Reply:
+    """One engine's whole answer. Raises `EngineDied` if it gives none."""
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    call = Call(method, path, body, scope["request_id"], deadline_s=services.deadline_s)
+    head: Head | None = None
+    parts: list[bytes] = []
+    async for frame in services.inference.stream(call):
+        if isinstance(frame, Head):
+            head = frame
+        elif isinstance(frame, bytes):
+            parts.append(frame)
+    if head is None:
+        raise EngineDied
+    return Reply(head.status, head.content_type.encode(), b"".join(parts))

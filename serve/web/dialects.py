@@ -1,0 +1,179 @@
+"""What each inference route asks for, as one native request and a way to say the answer.
+
+Every answer that is generated token by token is asked of the engine as a stream, whatever the
+client wants, so that one exchange with the engine serves both forms.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from zlib import crc32
+
+from serve.errors import BadRequest
+from serve.web.exchange import Exchange
+from serve.wire import frames, gojson, names, native, openai
+from serve.wire.collect import collect
+
+NDJSON = b"application/x-ndjson"
+JSON = b"application/json; charset=utf-8"
+
+
+class Renderer(Protocol):
+    """Says a native answer in the client's dialect."""
+
+    stream_type: bytes
+    whole_type: bytes
+
+    def chunk(self, data: bytes) -> bytes:
+        """What to send for some whole native lines; may be empty."""
+        ...
+
+    def whole(self, lines: Sequence[bytes]) -> bytes:
+        """The body of an answer that isn't streamed."""
+        ...
+
+    def broken(self, message: str) -> bytes:
+        """The last thing in a stream that failed after it began."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One generation or embedding, resolved to the native API."""
+
+    route: str
+    native: Mapping[str, Any]
+    body: bytes
+    spelled: str
+    is_streamed: bool
+    renderer: Renderer
+
+    @property
+    def model(self) -> str:
+        """The canonical name, or "" where Ollama would refuse it: the engine says how."""
+        try:
+            return names.canonical(self.spelled)
+        except BadRequest:
+            return ""
+
+
+class NativeRenderer:
+    """Ollama's own form: the lines as they came."""
+
+    stream_type = NDJSON
+    whole_type = JSON
+
+    def __init__(self, route: str) -> None:
+        self._route = route
+
+    def chunk(self, data: bytes) -> bytes:
+        """The lines themselves."""
+        return data
+
+    def whole(self, lines: Sequence[bytes]) -> bytes:
+        """One object, its text put together."""
+        return collect(lines, self._route)
+
+    def broken(self, message: str) -> bytes:
+        """Ollama's last line."""
+        return gojson.dumps({"error": message}) + b"\n"
+
+
+class OpenAIRenderer:
+    """Chat completions, whole or as server-sent events.
+
+    Id and creation time follow from the first native line, so an answer from the cache has those
+    it was first given with.
+    """
+
+    stream_type = b"text/event-stream"
+    whole_type = b"application/json"
+
+    def __init__(self, request: openai.ChatCompletionRequest) -> None:
+        self._request = request
+        self._renderer: openai.ChatRenderer | None = None
+
+    def chunk(self, data: bytes) -> bytes:
+        """The events for these lines."""
+        lines = data.splitlines()
+        renderer = self._of(lines[0])
+        return b"".join(renderer.chunk(line) for line in lines)
+
+    def whole(self, lines: Sequence[bytes]) -> bytes:
+        """One chat.completion."""
+        return self._of(lines[0]).whole(lines)
+
+    def broken(self, message: str) -> bytes:
+        """An error event: clients of this dialect raise it."""
+        return openai.stream_error(message)
+
+    def _of(self, line: bytes) -> openai.ChatRenderer:
+        if self._renderer is None:
+            born = frames.created_at(line)
+            self._renderer = openai.ChatRenderer(
+                self._request,
+                id=f"chatcmpl-{crc32(born.encode()) % 999}",
+                created=int(datetime.fromisoformat(born).timestamp()),
+            )
+        return self._renderer
+
+
+class GenerationRoute:
+    """`/api/generate` and `/api/chat`."""
+
+    def __init__(
+        self, route: str, kind: type[native.GenerateRequest] | type[native.ChatRequest]
+    ) -> None:
+        self._route = route
+        self._kind = kind
+
+    def __call__(self, exchange: Exchange) -> Asked:
+        """Raises `BadRequest` with Ollama's words for a body of the wrong form."""
+        request = native.decode(exchange.body, self._kind)
+        is_streamed = request.stream is not False
+        sent = request.raw
+        body = exchange.body
+        if not is_streamed:
+            sent = {key: value for key, value in sent.items() if key.lower() != "stream"}
+            body = gojson.dumps(sent)
+        return Asked(
+            self._route, sent, body, request.model, is_streamed, NativeRenderer(self._route)
+        )
+
+
+class EmbeddingRoute:
+    """`/api/embed` and `/api/embeddings`: one JSON object, passed on as it is."""
+
+    def __init__(
+        self, route: str, kind: type[native.EmbedRequest] | type[native.EmbeddingsRequest]
+    ) -> None:
+        self._route = route
+        self._kind = kind
+
+    def __call__(self, exchange: Exchange) -> Asked:
+        """Raises `BadRequest` with Ollama's words for a body of the wrong form."""
+        request = native.decode(exchange.body, self._kind)
+        return Asked(
+            self._route,
+            request.raw,
+            exchange.body,
+            request.model,
+            is_streamed=False,
+            renderer=NativeRenderer(self._route),
+        )
+
+
+def chat_completions(exchange: Exchange) -> Asked:
+    """`/v1/chat/completions`, translated as Ollama's own middleware does (openai/openai.go)."""
+    request = openai.decode_chat(exchange.body)
+    sent = openai.to_native(request)
+    sent.pop("stream", None)
+    return Asked(
+        "/api/chat",
+        sent,
+        gojson.dumps(sent),
+        request.model,
+        bool(request.stream),
+        OpenAIRenderer(request),
+    )

@@ -1,0 +1,61 @@
+"""One inference request on its way through the ingress."""
+
+from time import perf_counter_ns
+
+from starlette.types import Receive, Send
+
+from serve.web.identity import Identity
+from serve.web.meter import Verdict
+
+UNASKED = Verdict("bypass", "unasked")
+
+
+class Exchange:
+    """What is known of a request, from its first byte to the line in the log."""
+
+    __slots__ = (
+        "_started_ns",
+        "body",
+        "first_byte_ms",
+        "headers",
+        "identity",
+        "model",
+        "raw_key",
+        "receive",
+        "request_id",
+        "route",
+        "send",
+        "status",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        route: str,
+        headers: dict[bytes, bytes],
+        request_id: str,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self.route = route
+        self.headers = headers
+        self.request_id = request_id
+        self.receive = receive
+        self.send = send
+        self.identity = Identity("", admin=False)
+        self.body = b""
+        self.raw_key = b""
+        self.model = ""
+        self.verdict = UNASKED
+        self.status = 0
+        self.first_byte_ms = 0.0
+        self._started_ns = perf_counter_ns()
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the request arrived."""
+        return (perf_counter_ns() - self._started_ns) / 1e6
+
+    def began(self, status: int) -> None:
+        """The status is about to be sent."""
+        self.status = status
+        self.first_byte_ms = self.elapsed_ms()

@@ -1,0 +1,18 @@
+"""Errors as answers, in the dialect of the route that was called."""
+
+from serve.errors import CapacityError, ClientError, RayllamaError
+from serve.web.reply import Header, Reply
+from serve.wire.errors import native_error, openai_error
+
+
+def failure(error: RayllamaError, route: str) -> Reply:
+    """The whole answer for an error that came before the first byte."""
+    if route.startswith("/v1/"):
+        origin = "form" if isinstance(error, ClientError) else "model"
+        rendered = openai_error(error, origin=origin)
+    else:
+        rendered = native_error(error)
+    headers: list[Header] = []
+    if isinstance(error, CapacityError) and error.status == 503:
+        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    return Reply(rendered.status, rendered.content_type.encode(), rendered.body, headers=headers)

@@ -1,0 +1,147 @@
+"""The ingress's outermost layer: raw ASGI, so that a hit never reaches the router.
+
+A POST to an inference route is read whole, its caller identified, and its bytes recognised in the
+near cache; what is recognised is answered here. All else goes on to the router, with what is known
+by then in `scope["exchange"]`.
+"""
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.errors import RayllamaError
+from serve.web.body import ClientGone, read_body
+from serve.web.exchange import Exchange
+from serve.web.failure import failure
+from serve.web.meter import Verdict
+from serve.web.reply import CACHE_HEADER, Header, Reply
+from serve.web.routes import INFERENCE
+from serve.web.services import Services
+
+NEAR_HIT = Verdict("hit", "near")
+_NEAR_HEADER = (CACHE_HEADER, NEAR_HIT.header())
+_MAX_REQUEST_ID = 128
+
+
+class Gateway:
+    """The ASGI application that Serve calls."""
+
+    def __init__(self, services: Services, router: ASGIApp) -> None:
+        self._services = services
+        self._router = router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer from the near cache, or hand on to the router."""
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:_MAX_REQUEST_ID]
+        if not request_id:  # Serve sets one and echoes it; outside Serve it is done here
+            request_id = str(uuid4())
+            send = _with_headers(send, [(b"x-request-id", request_id.encode())])
+        scope["request_id"] = request_id
+        admitted = send
+        if (
+            b"origin" in headers
+            or scope["method"] == "OPTIONS"
+            or not self._services.hosts.allows(headers.get(b"host", b""))
+        ):
+            checked = await self._admit(scope, headers, send)
+            if checked is None:
+                return
+            admitted = checked
+        await self._handle(scope, headers, receive, admitted)
+
+    async def _handle(
+        self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        if scope["method"] == "POST" and scope["path"] in INFERENCE:
+            exchange = Exchange(scope["path"], headers, scope["request_id"], receive, send)
+            await self._infer(scope, exchange)
+            return
+        try:
+            await self._router(scope, receive, send)
+        except RayllamaError as error:
+            await failure(error, scope["path"]).send(send)
+        except ClientGone:
+            return
+
+    async def _infer(self, scope: Scope, exchange: Exchange) -> None:
+        """One inference request, counted and logged whatever becomes of it."""
+        services = self._services
+        services.meter.in_flight += 1
+        try:
+            if not await self._recognise(scope, exchange):
+                scope["exchange"] = exchange
+                await self._router(scope, exchange.receive, exchange.send)
+        except ClientGone:
+            exchange.status = 499
+        except RayllamaError as error:
+            reply = failure(error, exchange.route)
+            exchange.began(reply.status)
+            await reply.send(exchange.send)
+        finally:
+            services.meter.in_flight -= 1
+            services.journal.close(exchange)
+
+    async def _recognise(self, scope: Scope, exchange: Exchange) -> bool:
+        """Read and identify the request; answer it if its very bytes are known."""
+        services = self._services
+        headers = exchange.headers
+        exchange.identity = services.directory.identify(headers)
+        exchange.body = await read_body(exchange.receive, headers, services.max_body_bytes)
+        exchange.raw_key = services.answers.raw_key(
+            scope["method"],
+            scope["path"],
+            scope["query_string"],
+            exchange.identity.tenant,
+            headers,
+            exchange.body,
+        )
+        near = services.answers.lookup_near(exchange.raw_key)
+        if near is None:
+            return False
+        exchange.verdict = NEAR_HIT
+        exchange.model = near.model
+        exchange.began(near.status)
+        await exchange.send(
+            {
+                "type": "http.response.start",
+                "status": near.status,
+                "headers": [*near.headers, _NEAR_HEADER, services.age(near.stored_at)],
+            }
+        )
+        await exchange.send({"type": "http.response.body", "body": near.body})
+        return True
+
+    async def _admit(self, scope: Scope, headers: dict[bytes, bytes], send: Send) -> Send | None:
+        """Apply the rules for Host and Origin; None when the request has been answered here."""
+        services = self._services
+        host = headers.get(b"host", b"")
+        origin = headers.get(b"origin", b"")
+        if origin in (b"http://" + host, b"https://" + host):
+            origin = b""  # a page of our own is not a stranger
+        preflight = scope["method"] == "OPTIONS"
+        if (origin and not services.origins.allows(origin)) or not (
+            (origin and preflight) or services.hosts.allows(host)
+        ):
+            await Reply(403, b"", b"").send(send)
+            return None
+        if preflight:
+            more = services.origins.preflight(origin) if origin else []
+            await Reply(204, b"", b"", headers=more, length=False).send(send)
+            return None
+        return _with_headers(send, services.origins.headers(origin)) if origin else send
+
+
+def _with_headers(send: Send, more: Sequence[Header]) -> Send:
+    """A `send` that adds headers to the answer's first message."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *more]
+        await send(message)
+
+    return sending

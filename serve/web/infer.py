@@ -1,0 +1,87 @@
+"""The inference routes: from the cache if it knows the answer, else from the pool."""
+
+from collections.abc import Callable
+
+from starlette.types import Receive, Scope, Send
+
+from serve.cache.service import Hit, Miss
+from serve.web.dialects import NDJSON, Asked
+from serve.web.exchange import Exchange
+from serve.web.meter import Verdict
+from serve.web.relay import Answer, Relay, call_for
+from serve.web.reply import CACHE_HEADER, Reply
+from serve.web.services import Services
+
+SHARED_HIT = Verdict("hit", "shared")
+
+
+class Infer:
+    """One inference route, as an ASGI application behind the gateway."""
+
+    def __init__(self, services: Services, ask: Callable[[Exchange], Asked]) -> None:
+        self._services = services
+        self._ask = ask
+
+    async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
+        """Answer it."""
+        exchange: Exchange = scope["exchange"]
+        asked = self._ask(exchange)
+        exchange.model = asked.model or asked.spelled
+        found = await self._services.answers.lookup(
+            asked.route,
+            asked.native,
+            model=asked.model,
+            tenant=exchange.identity.tenant,
+            cache_control=exchange.headers.get(b"cache-control", b""),
+        )
+        if isinstance(found, Hit):
+            exchange.verdict = SHARED_HIT
+            reply = self._render(exchange, asked, found)
+            exchange.began(reply.status)
+            await reply.send(
+                exchange.send,
+                more=[
+                    (CACHE_HEADER, SHARED_HIT.header()),
+                    self._services.age(found.entry.stored_at),
+                ],
+            )
+            return
+        exchange.verdict = Verdict(found.kind, found.reason)
+        await self._miss(exchange, asked, found)
+
+    async def _miss(self, exchange: Exchange, asked: Asked, miss: Miss) -> None:
+        services = self._services
+        call = call_for(exchange, asked, services.deadline_s)
+        relay = Relay(exchange, asked, services.answers.keep_bytes(miss))
+        answer = await relay.run(services.inference.stream(call), services.deadline_s)
+        if answer is None or not answer.is_storable or answer.tail is None:
+            return
+        hit = services.answers.fill(
+            miss,
+            lines=_lines(answer),
+            content_type=answer.content_type,
+            tail=answer.tail,
+        )
+        if hit is not None:
+            self._render(exchange, asked, hit)
+
+    def _render(self, exchange: Exchange, asked: Asked, hit: Hit) -> Reply:
+        """The stored answer in the caller's form, remembered under the bytes that asked for it."""
+        entry, renderer = hit.entry, asked.renderer
+        is_lines = entry.content_type.startswith(NDJSON.decode())
+        if is_lines and asked.is_streamed:
+            body = renderer.chunk(b"".join(line + b"\n" for line in entry.lines))
+            reply = Reply(200, renderer.stream_type, body, length=False)
+        elif is_lines:
+            reply = Reply(200, renderer.whole_type, renderer.whole(entry.lines))
+        else:
+            reply = Reply(200, renderer.whole_type, entry.lines[0])
+        self._services.answers.remember(
+            exchange.raw_key, hit, status=200, headers=reply.headers, body=reply.body
+        )
+        return reply
+
+
+def _lines(answer: Answer) -> list[bytes]:
+    whole = b"".join(answer.parts)
+    return whole.splitlines() if answer.content_type.startswith(NDJSON.decode()) else [whole]

@@ -1,0 +1,100 @@
+"""Which browsers' pages may call, and under which host names: Ollama's rules, ended here.
+
+Allowed origins by default are those of Ollama (envconfig.AllowedOrigins): localhost, 127.0.0.1 and
+0.0.0.0 on any port, and the schemes of desktop apps and editors; `ingress.origins` adds to them.
+While listening on loopback only, the Host header must name this machine (server/routes.go,
+allowedHostsMiddleware), so that a page can't reach it by rebinding a name of its own.
+"""
+
+import ipaddress
+import re
+import socket
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+Header = tuple[bytes, bytes]
+
+_LOCAL = re.compile(r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0)(:\d+)?")
+_SCHEMES = (
+    "app://",
+    "file://",
+    "tauri://",
+    "vscode-webview://",
+    "vscode-file://",
+    "chrome-extension://",
+    "moz-extension://",
+    "safari-web-extension://",
+)
+_HOST_SUFFIXES = (".localhost", ".local", ".internal")
+_ALLOW_HEADERS = (
+    b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,"
+    b"X-Stainless-Async,X-Stainless-Custom-Poll-Interval,X-Stainless-Helper-Method,"
+    b"X-Stainless-Lang,X-Stainless-Os,X-Stainless-Package-Version,X-Stainless-Poll-Helper,"
+    b"X-Stainless-Retry-Count,X-Stainless-Runtime,X-Stainless-Runtime-Version,X-Stainless-Timeout"
+)
+_ALLOW_METHODS = b"GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS"
+
+
+class Origins:
+    """The origins that may call."""
+
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        self._more = frozenset(origin.rstrip("/") for origin in more)
+
+    def allows(self, origin: bytes) -> bool:
+        """Whether a page of this origin may call."""
+        text = origin.decode("latin-1")
+        if "*" in self._more or text in self._more:
+            return True
+        return text.startswith(_SCHEMES) or _LOCAL.fullmatch(text) is not None
+
+    def headers(self, origin: bytes) -> list[Header]:
+        """What an answer to an allowed origin carries."""
+        allowed = b"*" if "*" in self._more else origin
+        return [(b"access-control-allow-origin", allowed), (b"vary", b"Origin")]
+
+    def preflight(self, origin: bytes) -> list[Header]:
+        """What an answer to an allowed preflight request carries."""
+        return [
+            (b"access-control-allow-headers", _ALLOW_HEADERS),
+            (b"access-control-allow-methods", _ALLOW_METHODS),
+            (b"access-control-max-age", b"43200"),
+            *self.headers(origin),
+            (b"vary", b"Access-Control-Request-Method"),
+            (b"vary", b"Access-Control-Request-Headers"),
+        ]
+
+
+class Hosts:
+    """The Host headers that a loopback listener answers to; any, when it listens wider."""
+
+    def __init__(self, *, loopback: bool) -> None:
+        self._any = not loopback
+        self._machine = socket.gethostname().lower()
+        self._known: set[bytes] = set()
+
+    def allows(self, host: bytes) -> bool:
+        """Whether this Host may be answered."""
+        if self._any or host in self._known:
+            return True
+        allowed = self._names_this_machine(host.decode("latin-1"))
+        if allowed and len(self._known) < 64:
+            self._known.add(host)
+        return allowed
+
+    def _names_this_machine(self, host: str) -> bool:
+        name = _without_port(host).lower().rstrip(".")
+        if name in ("", "localhost", self._machine) or name.endswith(_HOST_SUFFIXES):
+            return True
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return address.is_loopback or address.is_private or address.is_unspecified
+
+
+def _without_port(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return host

@@ -1,0 +1,40 @@
+"""Is it alive, is it ready: for people, load balancers and `rayllama up`."""
+
+import asyncio
+
+from starlette.types import Receive, Scope, Send
+
+from serve.errors import RayllamaError
+from serve.web.catalogue import asked_of_one
+from serve.web.reply import Reply
+from serve.web.services import Services
+
+_PLAIN = b"text/plain; charset=utf-8"
+_READY_WITHIN_S = 5
+
+
+async def running(scope: Scope, _receive: Receive, send: Send) -> None:
+    """`/`: what every Ollama client asks first."""
+    await Reply(200, _PLAIN, b"Ollama is running").send(send, head=scope["method"] == "HEAD")
+
+
+async def healthz(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Alive: this process answers."""
+    await Reply(200, _PLAIN, b"ok").send(send)
+
+
+class Readyz:
+    """Ready: an engine answers through the whole path."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """200 once an engine answers `/api/version`, 503 with the reason until then."""
+        try:
+            async with asyncio.timeout(_READY_WITHIN_S):
+                reply = await asked_of_one(self._services, scope, "/api/version", b"")
+            reason = b"" if reply.status == 200 else reply.body
+        except (RayllamaError, TimeoutError) as error:
+            reason = (str(error) or "no engine answered in time").encode()
+        await Reply(503 if reason else 200, _PLAIN, reason or b"ready").send(send)

@@ -1,0 +1,191 @@
+"""A miss: ask the inference pool, and pass on what it says as it says it.
+
+The status goes out when the first frame with a body is here, never before and never twice. What
+fails after that becomes the last frame of the client's dialect. The client's leaving is watched
+here, whatever Serve does about it, and closes the engine's stream.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from serve.errors import DeadlineExceeded, EngineDied, EngineError, EngineRefused, RayllamaError
+from serve.ports import Call, Frame, Head, Tail
+from serve.web.body import ClientGone, until_gone
+from serve.web.dialects import JSON, NDJSON, Asked
+from serve.web.exchange import Exchange
+from serve.web.reply import CACHE_HEADER, Reply, end, part, start
+from serve.wire import frames as wire_frames
+
+Frames = AsyncGenerator[Frame, None]
+
+
+class Answer:
+    """What an engine said, whole: kept only up to a bound, for the cache and for whole replies."""
+
+    __slots__ = ("_keep", "_limit", "content_type", "parts", "size", "tail")
+
+    def __init__(self, content_type: str, limit: int) -> None:
+        self.content_type = content_type
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.tail: Tail | None = None
+        self._limit = limit
+        self._keep = True
+
+    def add(self, data: bytes) -> None:
+        """Keep some more, or give up what was kept once it is over the bound."""
+        self.size += len(data)
+        if self._keep and self.size > self._limit:
+            self._keep = False
+            self.parts.clear()
+        if self._keep:
+            self.parts.append(data)
+
+    @property
+    def is_storable(self) -> bool:
+        """Whether it ended well and fits."""
+        return self._keep and self.tail is not None
+
+
+class Relay:
+    """One call to the pool on behalf of one request."""
+
+    def __init__(self, exchange: Exchange, asked: Asked, keep_bytes: int) -> None:
+        self._exchange = exchange
+        self._asked = asked
+        self._keep_bytes = keep_bytes
+
+    async def run(self, frames: Frames, deadline_s: float | None) -> Answer | None:
+        """Send the answer. Returns it if it came whole and in the engine's own words, else None.
+
+        Raises the errors of `serve.errors` only while nothing has been sent, and `ClientGone`.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(until_gone(self._exchange.receive))
+                async with aclosing(frames):
+                    answer = await self._pass_on(frames, deadline_s)
+                watch.cancel()
+        except* ClientGone:
+            raise ClientGone from None
+        except* RayllamaError as errors:
+            raise errors.exceptions[0] from None
+        return answer
+
+    async def _pass_on(self, frames: Frames, deadline_s: float | None) -> Answer | None:
+        head, first = await _opening(frames, deadline_s)
+        if head.status == 200 and head.content_type.startswith(NDJSON.decode()):
+            if self._asked.is_streamed:
+                return await self._stream(head, first, frames)
+            return await self._put_together(head, first, frames)
+        return await self._copy(head, first, frames)
+
+    async def _stream(self, head: Head, first: bytes, frames: Frames) -> Answer | None:
+        """Line by line, each as it comes."""
+        exchange, renderer = self._exchange, self._asked.renderer
+        answer = Answer(head.content_type, self._keep_bytes)
+        exchange.began(head.status)
+        await start(
+            exchange.send,
+            head.status,
+            [(b"content-type", renderer.stream_type), self._verdict()],
+        )
+        message: str | None = None
+        data = first
+        try:
+            while True:
+                good, message = wire_frames.cut_error(data)
+                if good:
+                    answer.add(good)
+                    rendered = renderer.chunk(good)
+                    if rendered:
+                        await part(exchange.send, rendered)
+                if message is not None:
+                    break
+                frame = await anext(frames, None)
+                if not isinstance(frame, bytes):
+                    answer.tail = frame if isinstance(frame, Tail) else None
+                    break
+                data = frame
+        except EngineError as error:
+            message = str(error)
+        await end(exchange.send, b"" if message is None else renderer.broken(message))
+        return answer if message is None else None
+
+    async def _put_together(self, head: Head, first: bytes, frames: Frames) -> Answer | None:
+        """All lines into one body. An error among them is the whole answer, with a status."""
+        exchange, renderer = self._exchange, self._asked.renderer
+        lines, tail = await _rest(first, frames)
+        good, message = wire_frames.cut_error(lines)
+        if message is not None:
+            raise EngineRefused(500, message)
+        if not good:
+            raise EngineDied
+        answer = Answer(head.content_type, self._keep_bytes)
+        answer.add(good)
+        answer.tail = tail
+        exchange.began(200)
+        body = renderer.whole(good.splitlines())
+        await Reply(200, renderer.whole_type, body, headers=[self._verdict()]).send(exchange.send)
+        return answer
+
+    async def _copy(self, head: Head, first: bytes, frames: Frames) -> Answer | None:
+        """One JSON object: an embedding, a load, or the engine's refusal."""
+        exchange, renderer = self._exchange, self._asked.renderer
+        body, tail = await _rest(first, frames)
+        if head.status != 200 and exchange.route.startswith("/v1/"):
+            raise EngineRefused(head.status, wire_frames.error_text(body))
+        content_type = head.content_type.encode()
+        if not self._asked.is_streamed:
+            content_type = renderer.whole_type if head.status == 200 else JSON
+        exchange.began(head.status)
+        reply = Reply(head.status, content_type, body, headers=[self._verdict()])
+        if head.status == 503:
+            reply.headers.append((b"retry-after", b"1"))
+        await reply.send(exchange.send)
+        if head.status != 200:
+            return None
+        answer = Answer(head.content_type, self._keep_bytes)
+        answer.add(body)
+        answer.tail = tail
+        return answer
+
+    def _verdict(self) -> tuple[bytes, bytes]:
+        return CACHE_HEADER, self._exchange.verdict.header()
+
+
+async def _opening(frames: Frames, deadline_s: float | None) -> tuple[Head, bytes]:
+    """The head and the first bytes, or the error that came instead."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            head = await anext(frames, None)
+            if not isinstance(head, Head):
+                raise EngineDied
+            first = await anext(frames, None)
+    except TimeoutError:
+        raise DeadlineExceeded(f"no answer within the deadline of {deadline_s:g} seconds") from None
+    return head, first if isinstance(first, bytes) else b""
+
+
+async def _rest(first: bytes, frames: Frames) -> tuple[bytes, Tail | None]:
+    parts: list[bytes] = [first]
+    tail: Tail | None = None
+    async for frame in frames:
+        if isinstance(frame, bytes):
+            parts.append(frame)
+        elif isinstance(frame, Tail):
+            tail = frame
+    return b"".join(parts), tail
+
+
+def call_for(exchange: Exchange, asked: Asked, deadline_s: float | None) -> Call:
+    """The request as the pool gets it."""
+    return Call(
+        method="POST",
+        path=asked.route,
+        body=asked.body,
+        request_id=exchange.request_id,
+        model=asked.model,
+        deadline_s=deadline_s,
+    )

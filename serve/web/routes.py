@@ -1,0 +1,122 @@
+"""The whole route table. Nothing is routed elsewhere.
+
+An unknown path, another verb and a path that only differs by slashes are answered as Ollama's
+router (gin) does.
+"""
+
+import posixpath
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve.web import dialects
+from serve.web.catalogue import Models, Passed
+from serve.web.infer import Infer
+from serve.web.probes import Readyz, healthz, running
+from serve.web.reply import Reply
+from serve.web.services import Services
+from serve.wire import native
+
+INFERENCE = frozenset(
+    {"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/v1/chat/completions"}
+)
+
+_READ = ("GET", "HEAD")
+
+
+def table(services: Services) -> list[BaseRoute]:
+    """Path, handler, verbs."""
+
+    def passed(path: str) -> Passed:
+        return Passed(services, path)
+
+    generate = dialects.GenerationRoute("/api/generate", native.GenerateRequest)
+    chat = dialects.GenerationRoute("/api/chat", native.ChatRequest)
+    embed = dialects.EmbeddingRoute("/api/embed", native.EmbedRequest)
+    embeddings = dialects.EmbeddingRoute("/api/embeddings", native.EmbeddingsRequest)
+    return [
+        Verbs("/", running, _READ),
+        Verbs("/healthz", healthz, _READ),
+        Verbs("/readyz", Readyz(services), _READ),
+        Verbs("/api/version", passed("/api/version"), _READ),
+        Verbs("/api/tags", passed("/api/tags"), _READ),
+        Verbs("/api/ps", passed("/api/ps"), ("GET",)),
+        Verbs("/api/show", passed("/api/show"), ("POST",)),
+        Verbs("/api/generate", Infer(services, generate), ("POST",)),
+        Verbs("/api/chat", Infer(services, chat), ("POST",)),
+        Verbs("/api/embed", Infer(services, embed), ("POST",)),
+        Verbs("/api/embeddings", Infer(services, embeddings), ("POST",)),
+        Verbs("/v1/chat/completions", Infer(services, dialects.chat_completions), ("POST",)),
+        Verbs("/v1/models", Models(services), ("GET",)),
+        Verbs("/v1/models/{name}", Models(services), ("GET",)),
+    ]
+
+
+class Verbs(Route):
+    """A route with exactly these verbs, whose 405 is Ollama's."""
+
+    def __init__(self, path: str, endpoint: ASGIApp, verbs: Sequence[str]) -> None:
+        super().__init__(path, _Application(endpoint), methods=list(verbs))
+        self.methods = set(verbs)
+        self._allow = ", ".join(verbs).encode()
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the endpoint, or refuse the verb."""
+        if scope["method"] in (self.methods or ()):
+            await self.app(scope, receive, send)
+            return
+        reply = Reply(
+            405, b"text/plain", b"405 method not allowed", headers=[(b"allow", self._allow)]
+        )
+        await reply.send(send, head=scope["method"] == "HEAD")
+
+
+class _Application:
+    """Keeps Starlette from taking a coroutine function for a request handler."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope, receive, send)
+
+
+class Fallback:
+    """What no route matches: a redirect where only slashes differ, else 404."""
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        """Answer it as gin would."""
+        target, status = self._elsewhere(scope)
+        if target is None:
+            reply = Reply(404, b"text/plain", b"404 page not found")
+            await reply.send(send, head=scope["method"] == "HEAD")
+            return
+        if scope["query_string"]:
+            target += "?" + scope["query_string"].decode("latin-1")
+        location = [(b"location", target.encode("latin-1", "replace"))]
+        if scope["method"] not in _READ:
+            await Reply(status, b"", b"", headers=location).send(send)
+            return
+        words = "Moved Permanently" if status == 301 else "Temporary Redirect"
+        page = f'<a href="{target}">{words}</a>.\n\n'.encode()
+        reply = Reply(status, b"text/html; charset=utf-8", page, headers=location)
+        await reply.send(send, head=scope["method"] == "HEAD")
+
+    def _elsewhere(self, scope: Scope) -> tuple[str | None, int]:
+        path: str = scope["path"]
+        clean = re.sub("/+", "/", posixpath.normpath(path) if path else "/")
+        if path != clean and path != clean + "/" and self._knows(scope, clean):
+            return clean, 307
+        if path == clean + "/" and self._knows(scope, clean):
+            return clean, 301 if scope["method"] == "GET" else 307
+        return None, 404
+
+    def _knows(self, scope: Scope, path: str) -> bool:
+        probe: dict[str, Any] = {**scope, "path": path, "root_path": ""}
+        return any(route.matches(probe)[0] is not Match.NONE for route in self._routes)

@@ -1,0 +1,73 @@
+import pytest
+
+from serve.web.origin import Hosts, Origins
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        b"http://localhost",
+        b"http://localhost:3000",
+        b"https://127.0.0.1:8443",
+        b"http://0.0.0.0:1",
+        b"app://whatever",
+        b"vscode-webview://abc",
+    ],
+)
+def test_ollamas_own_origins_are_allowed(origin: bytes) -> None:
+    assert Origins().allows(origin)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        b"http://evil.example",
+        b"http://localhost.evil.example",
+        b"http://localhost:3000.evil.example",
+        b"null",
+        b"",
+        b"http://localhost:x",
+    ],
+)
+def test_others_are_not(origin: bytes) -> None:
+    assert not Origins().allows(origin)
+
+
+def test_more_can_be_configured() -> None:
+    assert Origins(["https://chat.example/"]).allows(b"https://chat.example")
+    assert not Origins(["https://chat.example"]).allows(b"https://chat.example.evil")
+    anyone = Origins(["*"])
+    assert anyone.allows(b"http://evil.example")
+    assert (b"access-control-allow-origin", b"*") in anyone.headers(b"http://evil.example")
+
+
+def test_an_allowed_origin_is_named_back() -> None:
+    headers = Origins().preflight(b"http://localhost:3000")
+    assert (b"access-control-allow-origin", b"http://localhost:3000") in headers
+    assert (b"access-control-max-age", b"43200") in headers
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"",
+        b"localhost",
+        b"LOCALHOST:11434",
+        b"127.0.0.1:8000",
+        b"[::1]:8000",
+        b"192.168.1.5:8000",
+        b"box.local:1234",
+        b"host.docker.internal",
+        b"localhost.:80",
+    ],
+)
+def test_on_loopback_the_host_names_this_machine(host: bytes) -> None:
+    hosts = Hosts(loopback=True)
+    assert hosts.allows(host)
+    assert hosts.allows(host), "remembered"
+
+
+@pytest.mark.parametrize("host", [b"evil.example", b"8.8.8.8", b"local", b"[::1", b"xlocal.com"])
+def test_a_rebound_name_is_refused_on_loopback_only(host: bytes) -> None:
+    assert not Hosts(loopback=True).allows(host)
+    assert Hosts(loopback=False).allows(host)
