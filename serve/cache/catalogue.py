@@ -1,0 +1,130 @@
+"""Which content a model's name stands for now, and how everybody learns of a change in time.
+
+Each inference replica reads its engine's list of models every `catalogue_poll_s` and reports it to
+every shard. In the shard, `Registry` makes one view of the reports. In each ingress, `Catalogue`
+holds the view under a lease. The rules that make "no answer of the old digest" true:
+
+1. A name has a digest only while every live replica that lists it says the same one. A replica is
+   live while its last report is younger than three polls.
+2. A changed view is pushed to every subscriber at once.
+3. A lease is asked for, not given: it runs from the moment at which the ingress *asked* for it, by
+   the ingress's own clock. The shard's answer was true at some moment after that; so however long
+   the answer travelled, and whatever the two clocks say, an ingress that hears no more from the
+   shard stops within `lease_s` of any change that it has not been told of.
+4. Without a live lease nothing is served from the near cache, looked up in a shard, or stored.
+
+So a tag changed behind Rayllama's back is seen everywhere within `catalogue_poll_s + lease_s`, and
+usually within a poll.
+
+Both classes are plain state: the time is handed in, in seconds of any monotonic clock.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from serve.ports import CatalogueView, Model, Report
+
+EMPTY = CatalogueView(epoch=0, fingerprint="", engine_version="", models={})
+
+POLLS_A_REPORT_LIVES = 3
+
+
+class Registry:
+    """In a shard: the replicas' reports, and the one view that they agree on."""
+
+    def __init__(self, report_lease_s: float) -> None:
+        self._lease_s = report_lease_s
+        self._reports: dict[str, tuple[Report, float]] = {}
+        self.view = EMPTY
+
+    def report(self, report: Report, now: float) -> CatalogueView | None:
+        """Take in a report. Returns the new view if it changed what the replicas agree on."""
+        known = self._reports.get(report.replica_id)
+        self._reports[report.replica_id] = (report, now + self._lease_s)
+        if known is not None and known[0] == report:
+            return None
+        return self._agree()
+
+    def expire(self, now: float) -> CatalogueView | None:
+        """Forget replicas that fell silent. Returns the new view if that changed it."""
+        silent = [name for name, (_, until) in self._reports.items() if until <= now]
+        for name in silent:
+            del self._reports[name]
+        return self._agree() if silent else None
+
+    def vouches(self, model: str, digest: str, fingerprint: str) -> bool:
+        """Is this what the replicas agree on now?"""
+        return is_current(self.view, model, digest, fingerprint)
+
+    @property
+    def replicas(self) -> int:
+        """How many replicas are live."""
+        return len(self._reports)
+
+    def _agree(self) -> CatalogueView | None:
+        # Sorted, so that which replica's row is shown doesn't depend on who reported first.
+        reports = [report for _, (report, _) in sorted(self._reports.items())]
+        fingerprints = {report.fingerprint for report in reports}
+        view = CatalogueView(
+            epoch=self.view.epoch,
+            fingerprint=fingerprints.pop() if len(fingerprints) == 1 else "",
+            engine_version=min((report.engine_version for report in reports), default=""),
+            models=_agreed(report.models for report in reports),
+        )
+        if view == self.view:
+            return None
+        self.view = CatalogueView(
+            view.epoch + 1, view.fingerprint, view.engine_version, view.models
+        )
+        return self.view
+
+
+def _agreed(listings: Iterable[Mapping[str, Model]]) -> dict[str, Model]:
+    agreed: dict[str, Model] = {}
+    disputed: set[str] = set()
+    for listing in listings:
+        for name, model in listing.items():
+            if agreed.setdefault(name, model).digest != model.digest or not model.digest:
+                disputed.add(name)
+    return {name: model for name, model in agreed.items() if name not in disputed}
+
+
+class Catalogue:
+    """In an ingress: the last view, and until when it may be believed."""
+
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
+        self._until = float("-inf")
+        self.view = EMPTY
+
+    def adopt(self, view: CatalogueView) -> None:
+        """Take a view that was pushed: it is newer, but it renews no lease."""
+        self.view = view
+
+    def renew(self, epoch: int, asked_at: float) -> None:
+        """The shard said, some time after `asked_at`, that this is still its epoch."""
+        if epoch == self.view.epoch:
+            self._until = max(self._until, asked_at + self._lease_s)
+
+    def is_live(self, now: float) -> bool:
+        """May the view be believed?"""
+        return now < self._until
+
+    def digest(self, model: str, now: float) -> str:
+        """The digest that a canonical name stands for; "" if unknown, disputed, or out of lease."""
+        known = self.view.models.get(model) if self.is_live(now) else None
+        return known.digest if known else ""
+
+    def vouches(self, model: str, digest: str, fingerprint: str, now: float) -> bool:
+        """Is an answer that was made from these still what the model would be asked for now?"""
+        return now < self._until and is_current(self.view, model, digest, fingerprint)
+
+
+def is_current(view: CatalogueView, model: str, digest: str, fingerprint: str) -> bool:
+    """Does the view map the name to this digest, on engines with this fingerprint?"""
+    known = view.models.get(model)
+    return (
+        known is not None
+        and known.digest == digest
+        and view.fingerprint == fingerprint
+        and fingerprint != ""
+    )

@@ -1,0 +1,191 @@
+"""A shard as its callers see it: ask, and take no answer for a miss.
+
+`ShardClient` keeps one connection and makes it again when it is lost, asking anew where the shard
+is, since a recreated actor listens elsewhere and has another secret. While there is no connection
+every look-up fails at once and every store is dropped: losing a shard costs warmth, never time.
+
+A heartbeat (`Renew`, four a lease) finds a shard that is reachable but says nothing; for a
+subscriber it renews the lease on the catalogue as well (`serve.cache.catalogue`, rule 3).
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from serve.cache.link import CONNECT_WITHIN_S, Link
+from serve.cache.protocol import (
+    Answer,
+    Ask,
+    Get,
+    Hit,
+    Miss,
+    Purge,
+    Purged,
+    Put,
+    Question,
+    Renew,
+    Renewed,
+    Reported,
+    Stats,
+    Subscribe,
+    Viewed,
+)
+from serve.errors import CacheUnavailable
+from serve.ports import CatalogueView, Clock, Report
+
+log = logging.getLogger("rayllama.cache")
+
+Address = tuple[str, int, bytes]
+"""Host, port, and the secret that the shard wants to hear."""
+
+Resolve = Callable[[], Awaitable[Address]]
+"""Where the shard is now. Raises `CacheUnavailable` while nobody knows."""
+
+ASK_WITHIN_S = 30.0
+_BACKOFF_S = (0.05, 1.0)
+
+
+class Watcher(Protocol):
+    """Who is told of the catalogue by the shard that is its authority."""
+
+    def viewed(self, view: CatalogueView, generation: int) -> None:
+        """The view, and the generation of near answers (`protocol.Viewed`)."""
+        ...
+
+    def renewed(self, epoch: int, asked_at: float) -> None:
+        """The shard said, some time after `asked_at`, that this is still its epoch."""
+        ...
+
+
+class ShardClient:
+    """Owns the connection to one shard, and the task that keeps it."""
+
+    def __init__(
+        self, resolve: Resolve, *, clock: Clock, lease_s: float, watcher: Watcher | None = None
+    ) -> None:
+        self._resolve = resolve
+        self._clock = clock
+        self._lease_s = lease_s
+        self._watcher = watcher
+        self._link: Link | None = None
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._keeping = asyncio.get_running_loop().create_task(self._keep())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+
+    @property
+    def is_connected(self) -> bool:
+        """Is there a connection that has been greeted?"""
+        return self._link is not None
+
+    async def get(self, key: bytes, timeout_s: float) -> bytes | None:
+        """The packed entry, or None for a miss. Raises `CacheUnavailable`."""
+        link = self._connected()
+        answer = await link.ask(Get(link.next_id(), key), timeout_s)
+        if isinstance(answer, Hit):
+            return answer.packed
+        _expect(answer, Miss)
+        return None
+
+    def put(self, put: Put) -> bool:
+        """Send an entry to be stored. False if it was dropped."""
+        return self._tell(put)
+
+    def report(self, report: Report) -> bool:
+        """Send what an inference replica sees. False if it was dropped."""
+        return self._tell(Reported(report))
+
+    async def stats(self) -> Stats:
+        """The shard's counts. Raises `CacheUnavailable`."""
+        link = self._connected()
+        return _expect(await link.ask(Ask(link.next_id()), ASK_WITHIN_S), Stats)
+
+    async def purge(self, model: str = "") -> int:
+        """Drop the entries of a canonical name, or all; returns how many. Raises
+        `CacheUnavailable`."""
+        link = self._connected()
+        answer = await link.ask(Purge(link.next_id(), model), ASK_WITHIN_S)
+        return _expect(answer, Purged).entries
+
+    def _connected(self) -> Link:
+        if self._link is None:
+            raise CacheUnavailable("the cache shard is not connected")
+        return self._link
+
+    def _tell(self, message: Question) -> bool:
+        return self._link is not None and self._link.send(message)
+
+    async def _keep(self) -> None:
+        """Connect, stay, and do it again."""
+        shortest, longest = _BACKOFF_S
+        wait_s = shortest
+        while True:
+            link: Link | None = None
+            try:
+                async with asyncio.timeout(CONNECT_WITHIN_S):
+                    link = await self._connect()
+                wait_s = shortest
+                await self._stay(link)
+            except (CacheUnavailable, OSError, TimeoutError) as fault:
+                log.info("a cache shard is away: %s", fault)
+            finally:
+                self._link = None
+                if link is not None:
+                    link.drop()
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, longest)
+
+    async def _connect(self) -> Link:
+        host, port, secret = await self._resolve()
+        _, link = await asyncio.get_running_loop().create_connection(
+            lambda: Link(self._pushed), host, port
+        )
+        try:
+            await link.greet(secret)
+        except BaseException:
+            link.drop()
+            raise
+        return link
+
+    async def _stay(self, link: Link) -> None:
+        """Returns or raises `CacheUnavailable` when the connection is of no more use."""
+        if self._watcher is not None:
+            asked_at = self._clock()
+            answer = await link.ask(Subscribe(link.next_id()), self._lease_s)
+            viewed = _expect(answer, Viewed)
+            self._pushed(viewed)
+            self._watcher.renewed(viewed.view.epoch, asked_at)
+        self._link = link
+        while not link.lost.done():
+            asked_at = self._clock()
+            answer = await link.ask(Renew(link.next_id()), self._lease_s)
+            if self._watcher is not None:
+                self._watcher.renewed(_expect(answer, Renewed).epoch, asked_at)
+            await asyncio.wait([link.lost], timeout=self._lease_s / 4)
+
+    def _pushed(self, answer: Answer) -> None:
+        viewed = _expect(answer, Viewed)
+        if self._watcher is not None:
+            self._watcher.viewed(viewed.view, viewed.generation)
+
+
+_Kind = TypeVar("_Kind", bound=Answer)
+
+
+def _expect(answer: Answer, kind: type[_Kind]) -> _Kind:
+    if not isinstance(answer, kind):
+        raise CacheUnavailable("the cache shard answered something else")
+    return answer

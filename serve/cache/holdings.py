@@ -1,0 +1,94 @@
+"""What one shard holds: a store, a registry of what the engines list, and counts.
+
+State without sockets: `serve.cache.shard` speaks for it.
+
+A shard stores only what its registry vouches for, and hands out only what it still vouches for:
+from the moment a shard hears of a changed tag, no ingress gets an old answer from it, however late
+that ingress itself hears of the change.
+"""
+
+import secrets
+from collections import Counter
+
+from serve.cache.catalogue import POLLS_A_REPORT_LIVES, Registry
+from serve.cache.protocol import Put, Stats
+from serve.cache.store import Store, Stored
+from serve.ports import Clock, Report
+from serve.settings import CacheSettings
+
+
+class Holdings:
+    """One shard's share of the cache. `clock`: seconds, monotonic."""
+
+    def __init__(self, settings: CacheSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._max_bytes = settings.max_bytes // settings.shards
+        self._hits = self._misses = self._stored = 0
+        self._refused: Counter[str] = Counter()
+        self.store = Store(settings, self._max_bytes, clock)
+        self.registry = Registry(POLLS_A_REPORT_LIVES * settings.catalogue_poll_s)
+        # Random, so that an ingress can tell a new shard from the one that it knew.
+        self.generation = secrets.randbits(48)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The packed entry, if there is one that is still current."""
+        stored = self.store.get(key)
+        if stored is not None and not self.registry.vouches(
+            stored.model, stored.digest, stored.fingerprint
+        ):
+            self.store.remove(key)
+            stored = None
+        if stored is None:
+            self._misses += 1
+            return None
+        self._hits += 1
+        return stored.packed
+
+    def put(self, put: Put) -> str | None:
+        """Store an entry. Returns why not, if it was refused."""
+        refusal = self._refusal(put)
+        if refusal is not None:
+            self._refused[refusal] += 1
+        else:
+            self._stored += 1
+        return refusal
+
+    def _refusal(self, put: Put) -> str | None:
+        if len(put.packed) > self._settings.max_entry_bytes:
+            return "too-large"
+        if not self.registry.vouches(put.model, put.digest, put.fingerprint):
+            return "digest"
+        expires_at = self._clock() + min(put.ttl_s, self._settings.ttl_s)
+        stored = Stored(put.packed, put.model, put.digest, put.fingerprint, expires_at)
+        return None if self.store.put(put.key, stored) else "too-large"
+
+    def report(self, report: Report) -> bool:
+        """Take in what a replica sees. Did that change the view?"""
+        return self.registry.report(report, self._clock()) is not None
+
+    def tick(self) -> bool:
+        """Forget silent replicas and expired entries. Did that change the view?"""
+        self.store.sweep()
+        return self.registry.expire(self._clock()) is not None
+
+    def purge(self, model: str = "") -> int:
+        """Drop the entries of a model, or all, and make near caches forget theirs."""
+        self.generation += 1
+        return self.store.purge(model)
+
+    def stats(self, ask_id: int, subscribers: int) -> Stats:
+        """The counts since this shard started."""
+        return Stats(
+            id=ask_id,
+            entries=self.store.entries,
+            held_bytes=self.store.held_bytes,
+            max_bytes=self._max_bytes,
+            hits=self._hits,
+            misses=self._misses,
+            stored=self._stored,
+            refused=dict(self._refused),
+            evicted=dict(self.store.evictions),
+            replicas=self.registry.replicas,
+            subscribers=subscribers,
+        )

@@ -1,0 +1,92 @@
+"""What a request means, as 16 bytes: two requests share an answer only if their keys are equal.
+
+The whole request goes in, as it is sent to the engine, except for the reviewed list `IGNORED`.
+Fields that nobody here has heard of go in too: a field that a later Ollama honours makes a miss,
+never a wrong hit. Text is never altered, and absent, null and a spelled-out default are three
+different requests: at worst that is a miss.
+
+Order. Top-level fields and `options` are looked up by name, so their order means nothing and they
+are sorted. Everything deeper keeps its order: tools, `format` and tool arguments reach the prompt
+or the grammar in the order they were written in.
+Go matches field names whatever their case and lets the last one win; so names that differ only in
+case keep their order among each other.
+
+Numbers. Ollama reads `options` into Go's `map[string]any`, where every JSON number is a float64
+(api/types.go, `Options.FromMap`): there 1 and 1.0 are the same, up to 2^53. Nowhere else.
+
+The encoding under the hash is msgpack: every value carries its type and its length, so 1, 1.0,
+true and "1" differ and no two lists of parts run together. 128 bits of BLAKE2b: to meet another
+request's key by work takes 2^64 tries, and the tenant is in the key, so one would only fool
+oneself.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+KEY_BYTES = 16
+
+IGNORED: Mapping[str, str] = {
+    "model": "its spelling only: the content digest is in the key, and replies echo the caller's",
+    "stream": "an entry holds the chunks, from which both forms are rendered",
+    "keep_alive": "how long the model stays loaded afterwards, not what it says",
+    "user": "OpenAI's end-user label; no engine reads it",
+    "metadata": "OpenAI's labels for stored completions; no engine reads them",
+    "store": "OpenAI's wish to keep the completion on their side; no engine reads it",
+}
+
+_EXACT_IN_FLOAT64 = 1 << 53
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def request_key(
+    route: str, native: Mapping[str, Any], *, digest: str, fingerprint: str, tenant: str
+) -> bytes:
+    """The key of a native request body.
+
+    `route` is the native route (`/api/chat`), whatever dialect the request came in. `digest` is the
+    content digest that the model's name stands for, `fingerprint` the engine's runtime.
+    Raises `RecursionError` where the body is nested too deeply to encode.
+    """
+    options = native.get("options")
+    fields = sorted(
+        (
+            [name, value]
+            for name, value in native.items()
+            if name not in IGNORED and name != "options"
+        ),
+        key=_folded,
+    )
+    meaning = [route, tenant, digest, fingerprint, fields, _options(options)]
+    return blake2b(_bytes(meaning), digest_size=KEY_BYTES, person=b"rayllama-key-1").digest()
+
+
+def _folded(field: list[Any]) -> str:
+    name: str = field[0]
+    return name.casefold()
+
+
+def _options(options: object) -> object:
+    """`options` sorted by name; null and {} are what Ollama makes of an absent one: no options."""
+    if options is None:
+        return []
+    if not isinstance(options, Mapping):
+        return {"options": options}  # the engine refuses it; a shape that no real options have
+    return [[name, _number(options[name])] for name in sorted(options)]
+
+
+def _number(value: object) -> object:
+    if type(value) is int and -_EXACT_IN_FLOAT64 <= value <= _EXACT_IN_FLOAT64:
+        return float(value)
+    return value
+
+
+def _bytes(meaning: list[Any]) -> bytes:
+    try:
+        return b"m" + _encode(meaning)
+    except (OverflowError, UnicodeEncodeError):
+        # Integers beyond 64 bits and lone surrogates: msgpack has no form for them, JSON has.
+        return b"j" + json.dumps(meaning).encode()

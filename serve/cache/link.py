@@ -1,0 +1,143 @@
+"""One connection to a shard: questions out, answers matched by their ids, news passed on.
+
+Questions asked in the same turn of the event loop leave in one write, and answers that came
+together are handed out together; that, and no task per question, makes a look-up cheap.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from itertools import count
+from typing import cast
+
+from serve.cache.protocol import (
+    MALFORMED,
+    MAX_FRAME_BYTES,
+    VERSION,
+    Answer,
+    Ask,
+    Frames,
+    Get,
+    Hello,
+    Purge,
+    Question,
+    Renew,
+    Subscribe,
+    Welcome,
+    decode_answer,
+    write,
+)
+from serve.errors import CacheUnavailable
+
+log = logging.getLogger("rayllama.cache")
+
+CONNECT_WITHIN_S = 5.0
+_UNSENT_BYTES = 4 << 20
+"""What may wait for the shard to read it, beside one more write; then asking and storing fail."""
+
+
+class Link(asyncio.Protocol):
+    """One connection, as an asyncio protocol. `pushed` gets what the shard says unasked."""
+
+    def __init__(self, pushed: Callable[[Answer], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pushed = pushed
+        self._frames = Frames(MAX_FRAME_BYTES)
+        self._ids = count(1)
+        self._asked: dict[int, tuple[asyncio.Future[Answer], asyncio.TimerHandle]] = {}
+        self._out = bytearray()
+        self._is_paused = False
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+
+    def next_id(self) -> int:
+        """A number for a question."""
+        return next(self._ids)
+
+    async def greet(self, secret: bytes) -> None:
+        """Say hello. Raises `CacheUnavailable` if the shard doesn't want us."""
+        # 0 is no question's id: Welcome carries none, and is the first thing that a shard says.
+        welcome = self._expect(0, CONNECT_WITHIN_S)
+        self.send(Hello(VERSION, secret))
+        await welcome
+
+    async def ask(
+        self, question: Get | Subscribe | Renew | Ask | Purge, timeout_s: float
+    ) -> Answer:
+        """The answer. Raises `CacheUnavailable` if there is none in time."""
+        answer = self._expect(question.id, timeout_s)
+        if not self.send(question):
+            self._give_up(question.id, "the cache shard does not keep up")
+        return await answer
+
+    def send(self, message: Question) -> bool:
+        """Send with whatever else is said in this turn of the loop. False if too much waits."""
+        if self._is_paused or self.lost.done():
+            return False
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        write(message, self._out)
+        return True
+
+    def drop(self) -> None:
+        """Close at once."""
+        if not self.lost.done():
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Bound what may wait."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(_UNSENT_BYTES)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's)
+        """Fail whoever waits."""
+        if not self.lost.done():
+            self.lost.set_result(None)
+        for ask_id in list(self._asked):
+            self._give_up(ask_id, "the cache shard is gone")
+
+    def pause_writing(self) -> None:
+        """The shard does not read."""
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        """The shard reads again."""
+        self._is_paused = False
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each answer to who asked."""
+        try:
+            for frame in self._frames.feed(data):
+                self._take(decode_answer(frame))
+        except MALFORMED as fault:
+            log.warning("a cache shard made no sense: %s", type(fault).__name__)
+            self._transport.abort()
+
+    def _take(self, answer: Answer) -> None:
+        ask_id = 0 if isinstance(answer, Welcome) else answer.id
+        waiting = self._asked.pop(ask_id, None)
+        if waiting is not None:
+            future, timer = waiting
+            timer.cancel()
+            if not future.done():
+                future.set_result(answer)
+        elif ask_id == 0:
+            self._pushed(answer)
+
+    def _expect(self, ask_id: int, timeout_s: float) -> "asyncio.Future[Answer]":
+        future: asyncio.Future[Answer] = self._loop.create_future()
+        timer = self._loop.call_later(
+            timeout_s, self._give_up, ask_id, "the cache shard did not answer in time"
+        )
+        self._asked[ask_id] = (future, timer)
+        return future
+
+    def _give_up(self, ask_id: int, why: str) -> None:
+        future, timer = self._asked.pop(ask_id)
+        timer.cancel()
+        if not future.done():
+            future.set_exception(CacheUnavailable(why))
+
+    def _flush(self) -> None:
+        out, self._out = self._out, bytearray()
+        if not self.lost.done():
+            self._transport.write(out)

@@ -1,0 +1,57 @@
+"""What the cache says of one request: a hit or a miss, and every reason that there is."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from serve.cache.entry import Entry
+from serve.cache.policy import Bypass, Unworthy
+
+Missed = Literal[
+    "cold",  # nobody asked before, or it has left
+    "unavailable",  # the shard did not answer in time
+    "no-catalogue",  # no shard has vouched for the models' digests lately
+    "unlisted",  # no engine lists the model, or they disagree about it
+    "mixed-engines",  # the engines differ in version or settings
+]
+Dropped = (
+    Literal[
+        "digest",  # made from another content than the catalogue's, or no longer vouched for
+        "too-large",  # over `cache.max_entry_bytes` packed
+        "purged",  # asked before a purge
+        "unsent",  # the shard is away; the near cache has it all the same
+    ]
+    | Unworthy
+)
+
+class Question(Struct, frozen=True):
+    """What was asked, and of which content: what a hit and a miss have in common."""
+
+    route: str
+    native: Mapping[str, Any]
+    model: str
+    key: bytes
+    digest: str
+    fingerprint: str
+    generation: int
+    is_plain: bool
+    """No cache controls: the reply may be given again to the same bytes."""
+
+
+class Hit(Struct, frozen=True):
+    """An answer from memory, in the caller's spelling of the model."""
+
+    entry: Entry
+    question: Question
+
+
+class Miss(Struct, frozen=True):
+    """No answer from memory: `kind` and `reason` as `X-Rayllama-Cache` tells them.
+
+    `question` is None where the engine's answer must not be kept.
+    """
+
+    kind: Literal["miss", "bypass"]
+    reason: Missed | Bypass
+    question: Question | None = None

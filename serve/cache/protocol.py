@@ -1,0 +1,206 @@
+"""What ingresses, replicas and shards say to each other over a socket.
+
+A frame is four bytes of length, big-endian, and one message in msgpack. A connection begins with
+`Hello`, which the shard answers with `Welcome` or by closing. Then either side may send frames at
+any time; an answer carries the `id` of what it answers, and answers may come in any order. What the
+shard sends of its own accord has the id 0.
+
+Whatever is malformed, too long or out of turn ends the connection and nothing else: a connection is
+cheap, and its other end comes back.
+"""
+
+import struct
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from serve.ports import CatalogueView, Report
+
+VERSION = 1
+MAX_FRAME_BYTES = 64 << 20
+"""Far above any entry or catalogue; what it bounds is a broken peer's claim."""
+MAX_HELLO_BYTES = 1 << 10
+"""Before a peer has said the secret, it can't make us hold more than this."""
+
+MALFORMED = (ValueError, RecursionError)  # msgspec's own errors are ValueErrors
+"""What reading a peer's bytes may raise; there is no other kind of fault in them."""
+
+Id = Annotated[int, Meta(ge=1, le=1 << 62)]
+Key = Annotated[bytes, Meta(min_length=16, max_length=32)]
+Ttl = Annotated[float, Meta(gt=0, le=10 * 365 * 86400.0)]
+
+
+class Hello(Struct, frozen=True, array_like=True, tag=0, gc=False):
+    """The first frame of a connection."""
+
+    version: int
+    secret: bytes
+
+
+class Get(Struct, frozen=True, array_like=True, tag=1, gc=False):
+    """Is there an answer? → `Hit` or `Miss`."""
+
+    id: Id
+    key: Key
+
+
+class Put(Struct, frozen=True, array_like=True, tag=2, gc=False):
+    """Here is an answer; nothing is said in return."""
+
+    key: Key
+    packed: bytes
+    model: str
+    digest: str
+    fingerprint: str
+    ttl_s: Ttl
+
+
+class Reported(Struct, frozen=True, array_like=True, tag=3):
+    """What an inference replica sees; nothing is said in return."""
+
+    report: Report
+
+
+class Subscribe(Struct, frozen=True, array_like=True, tag=4, gc=False):
+    """Tell me the view, now (→ `Viewed`) and whenever it changes (`Viewed` with the id 0)."""
+
+    id: Id
+
+
+class Renew(Struct, frozen=True, array_like=True, tag=5, gc=False):
+    """Is the view still the one you told me? → `Renewed`. Also shows that the shard is alive."""
+
+    id: Id
+
+
+class Ask(Struct, frozen=True, array_like=True, tag=6, gc=False):
+    """What do you hold, and what have you done? → `Stats`."""
+
+    id: Id
+
+
+class Purge(Struct, frozen=True, array_like=True, tag=7, gc=False):
+    """Drop the entries of a model, or all if "" → `Purged`."""
+
+    id: Id
+    model: str
+
+
+class Welcome(Struct, frozen=True, array_like=True, tag=20, gc=False):
+    """The secret was right."""
+
+    version: int
+
+
+class Hit(Struct, frozen=True, array_like=True, tag=21, gc=False):
+    """Here is the answer."""
+
+    id: int
+    packed: bytes
+
+
+class Miss(Struct, frozen=True, array_like=True, tag=22, gc=False):
+    """There is none."""
+
+    id: int
+
+
+class Viewed(Struct, frozen=True, array_like=True, tag=23):
+    """The view. `generation` differs from the last one told if near answers must be forgotten:
+    there was a purge, or this is another shard than before, which can't know whether there was."""
+
+    id: int
+    view: CatalogueView
+    generation: int
+
+
+class Renewed(Struct, frozen=True, array_like=True, tag=24, gc=False):
+    """The view's epoch, now."""
+
+    id: int
+    epoch: int
+
+
+class Stats(Struct, frozen=True, array_like=True, tag=25):
+    """A shard's holdings, and its counts since it started."""
+
+    id: int
+    entries: int
+    held_bytes: int
+    max_bytes: int
+    hits: int
+    misses: int
+    stored: int
+    refused: dict[str, int]
+    evicted: dict[str, int]
+    replicas: int
+    subscribers: int
+
+
+class Purged(Struct, frozen=True, array_like=True, tag=26, gc=False):
+    """How many entries were dropped."""
+
+    id: int
+    entries: int
+
+
+Question = Hello | Get | Put | Reported | Subscribe | Renew | Ask | Purge
+"""What a shard may be told."""
+
+Found = Hit | Miss
+"""The answers to `Get`. Single flight adds two: lead this generation, or follow that one."""
+
+Answer = Welcome | Found | Viewed | Renewed | Stats | Purged
+"""What a shard may say."""
+
+_encoder = msgspec.msgpack.Encoder()
+_length = struct.Struct(">I")
+
+decode_question = msgspec.msgpack.Decoder(Question).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+def write(message: Question | Answer, out: bytearray) -> None:
+    """Append a message to `out` as a frame."""
+    start = len(out)
+    out += b"\0\0\0\0"
+    _encoder.encode_into(message, out, -1)
+    _length.pack_into(out, start, len(out) - start - 4)
+
+
+def frame(message: Question | Answer) -> bytes:
+    """A message as a frame."""
+    out = bytearray()
+    write(message, out)
+    return bytes(out)
+
+
+class Frames:
+    """Bytes as they come in, frames as they come out. Raises `ValueError` for one too long."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes | bytearray]:
+        """The frames that these bytes complete, without their lengths."""
+        whole: bytes | bytearray = data
+        if self._rest:
+            self._rest += data
+            whole = self._rest
+        frames: list[bytes | bytearray] = []
+        at, end = 0, len(whole)
+        while end - at >= 4:
+            (size,) = _length.unpack_from(whole, at)
+            if size > self.max_bytes:
+                raise ValueError("a frame that is longer than any may be")
+            if end - at - 4 < size:
+                break
+            frames.append(whole[at + 4 : at + 4 + size])
+            at += 4 + size
+        if whole is data:
+            self._rest = bytearray(data[at:])
+        else:
+            del self._rest[:at]
+        return frames

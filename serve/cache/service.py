@@ -1,0 +1,260 @@
+"""The answer cache as the ingress uses it: near, shards, catalogue, policy and keys put together.
+
+A request goes through it like this:
+
+- `lookup_near(raw_key)`: bytes that were answered before, if that answer is still current.
+- `lookup(…)`: the request's meaning. A `Hit`, or a `Miss` that says why, and under which digest the
+  answer must be made to be kept.
+- `fill(miss, …)`: the engine's answer, kept if it ended well and its digest never changed.
+- `remember(raw_key, hit, …)`: the reply as it went out, for the next request of the same bytes.
+
+Everything that can go wrong with a shard is a miss. While no shard has vouched for the catalogue
+within the last lease, nothing is looked up or kept at all.
+
+The one place where identical requests will be joined is `_ask`: there a shard will say, beside hit
+and miss, who leads the generation and who follows it.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec import structs
+
+from serve.cache import policy
+from serve.cache.catalogue import Catalogue
+from serve.cache.client import Resolve
+from serve.cache.entry import MAX_UNPACKED_BYTES, Entry, unpack
+from serve.cache.key import request_key
+from serve.cache.near import Near, NearReply
+from serve.cache.outcome import Dropped, Hit, Miss, Question
+from serve.cache.protocol import Put
+from serve.cache.recognise import raw_key
+from serve.cache.shards import Shards
+from serve.errors import CacheUnavailable
+from serve.ports import CatalogueView, Clock, Tail
+from serve.settings import CacheSettings, Policy
+from serve.wire.names import canonical
+
+_UNPACKED_TO_PACKED = 8  # how far a stream's lines shrink, about; bounds what is kept to pack
+
+__all__ = ["AnswerCache", "Hit", "Miss"]
+
+
+class AnswerCache:
+    """Owns the near cache, the catalogue and the connections to the shards.
+
+    `clock`: monotonic seconds. `now`: seconds since the epoch.
+    """
+
+    raw_key = staticmethod(raw_key)
+
+    def __init__(
+        self, settings: CacheSettings, resolvers: Sequence[Resolve], *, clock: Clock, now: Clock
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._now = now
+        self._policies: dict[str, Policy] = {
+            canonical(name): chosen for name, chosen in settings.models.items()
+        }
+        self._generation = 0
+        self.dropped: Counter[Dropped] = Counter()
+        self.catalogue = Catalogue(settings.lease_s)
+        self.near = Near(settings, self.catalogue.vouches)
+        self.shards = Shards(resolvers, clock=clock, lease_s=settings.lease_s, watcher=self)
+
+    async def __aenter__(self) -> Self:
+        await self.shards.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.shards.__aexit__(kind, error, trace)
+
+    @property
+    def near_bytes(self) -> int:
+        """What the near cache holds."""
+        return self.near.held_bytes
+
+    def viewed(self, view: CatalogueView, generation: int) -> None:
+        """From the authority: the view, and whether near answers must be forgotten."""
+        if generation != self._generation:
+            self._generation = generation
+            self.near.clear()
+        self.catalogue.adopt(view)
+
+    def renewed(self, epoch: int, asked_at: float) -> None:
+        """From the authority: the view is still its own."""
+        self.catalogue.renew(epoch, asked_at)
+
+    def lookup_near(self, raw_key: bytes) -> NearReply | None:
+        """The reply to these bytes, if they were answered before and that is still current."""
+        return self.near.get(raw_key, self._clock())
+
+    async def lookup(
+        self,
+        route: str,
+        native: Mapping[str, Any],
+        *,
+        model: str,
+        tenant: str,
+        cache_control: bytes = b"",
+        pragma: bytes = b"",
+    ) -> Hit | Miss:
+        """An answer from memory, or why there is none.
+
+        `native` is the request as it goes to the engine, `model` its canonical name.
+        """
+        asked = policy.directives(cache_control.decode("latin-1"), pragma.decode("latin-1"))
+        verdict = policy.gate(
+            route, native, self._policies.get(model, self._settings.policy), asked
+        )
+        if not verdict.may_store:
+            return Miss("bypass", verdict.reason or "policy")
+        found = self._question(route, native, model, tenant)
+        if not isinstance(found, Question):
+            return found
+        if cache_control or pragma:
+            found = structs.replace(found, is_plain=False)
+        if not verdict.may_read:
+            return Miss("bypass", verdict.reason or "policy", found)
+        return await self._ask(found)
+
+    def keep_bytes(self, miss: Miss) -> int:
+        """How much of the engine's answer to keep for `fill`; 0 if it must not be kept."""
+        if miss.question is None:
+            return 0
+        return min(MAX_UNPACKED_BYTES, _UNPACKED_TO_PACKED * self._settings.max_entry_bytes)
+
+    def fill(
+        self, miss: Miss, *, lines: Sequence[bytes], content_type: str, tail: Tail
+    ) -> Hit | None:
+        """Keep the engine's answer (status 200, `lines` without newlines) in its shard.
+
+        Returns it as a hit, whose reply may be remembered, or None; `dropped` counts why.
+        """
+        question = miss.question
+        if question is None:
+            return None
+        unfit = self._unfit(question, tail)
+        unfit = unfit or policy.unworthy(question.route, question.native, lines)
+        entry = self._entry(question, lines, content_type)
+        unfit = unfit or self._send(question, entry)
+        if unfit is not None:
+            self.dropped[unfit] += 1
+            return None
+        return Hit(entry, question)
+
+    def remember(
+        self,
+        raw_key: bytes,
+        hit: Hit,
+        *,
+        status: int,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+    ) -> None:
+        """Keep the reply to these bytes in the near cache, as long as its entry lives."""
+        question, entry = hit.question, hit.entry
+        if not question.is_plain or question.generation != self._generation:
+            return
+        age_s = max(0.0, self._now() - entry.stored_at)
+        reply = NearReply(
+            model=question.model,
+            digest=question.digest,
+            fingerprint=question.fingerprint,
+            key=question.key,
+            stored_at=entry.stored_at,
+            expires_at=self._clock() + self._settings.ttl_s - age_s,
+            status=status,
+            headers=tuple(headers),
+            body=body,
+        )
+        self.near.put(raw_key, reply)
+
+    def _question(
+        self, route: str, native: Mapping[str, Any], model: str, tenant: str
+    ) -> Question | Miss:
+        """The request under the digest that its model stands for now."""
+        view, now = self.catalogue.view, self._clock()
+        if not self.catalogue.is_live(now):
+            return Miss("miss", "no-catalogue")
+        digest = self.catalogue.digest(model, now)
+        if not digest:
+            return Miss("miss", "unlisted")
+        if not view.fingerprint:
+            return Miss("miss", "mixed-engines")
+        try:
+            key = request_key(
+                route, native, digest=digest, fingerprint=view.fingerprint, tenant=tenant
+            )
+        except RecursionError:
+            return Miss("bypass", "unkeyable")
+        return Question(
+            route, native, model, key, digest, view.fingerprint, self._generation, is_plain=True
+        )
+
+    def _unfit(self, question: Question, tail: Tail) -> Dropped | None:
+        made_from = (tail.digest_before, tail.digest_after, tail.fingerprint)
+        if made_from != (question.digest, question.digest, question.fingerprint):
+            return "digest"
+        current = (question.model, question.digest, question.fingerprint)
+        if not self.catalogue.vouches(*current, self._clock()):
+            return "digest"
+        return "purged" if question.generation != self._generation else None
+
+    def _send(self, question: Question, entry: Entry) -> Dropped | None:
+        """Give the entry to its shard. A shard that is away costs only that it won't know it."""
+        try:
+            packed = entry.pack()
+        except ValueError:
+            return "too-large"
+        if len(packed) > self._settings.max_entry_bytes:
+            return "too-large"
+        made_from = (question.model, question.digest, question.fingerprint)
+        if not self.shards.put(Put(question.key, packed, *made_from, self._settings.ttl_s)):
+            self.dropped["unsent"] += 1
+        return None
+
+    async def _ask(self, question: Question) -> Hit | Miss:
+        """Ask the shard that has this key."""
+        try:
+            packed = await self.shards.get(question.key, self._settings.lookup_timeout_s)
+        except CacheUnavailable:
+            return Miss("miss", "unavailable", question)
+        entry = None if packed is None else _of(question, packed)
+        if entry is None:
+            return Miss("miss", "cold", question)
+        return Hit(entry.spelled_as(_spelled(question)), question)
+
+    def _entry(self, question: Question, lines: Sequence[bytes], content_type: str) -> Entry:
+        return Entry(
+            model=question.model,
+            spelled=_spelled(question),
+            digest=question.digest,
+            fingerprint=question.fingerprint,
+            status=200,
+            content_type=content_type,
+            stored_at=self._now(),
+            lines=tuple(lines),
+        )
+
+
+def _of(question: Question, packed: bytes) -> Entry | None:
+    """The entry, if it is what its key says: a shard is asked, not trusted."""
+    try:
+        entry = unpack(packed)
+    except ValueError:
+        return None
+    made_from = (entry.digest, entry.fingerprint)
+    return entry if made_from == (question.digest, question.fingerprint) else None
+
+
+def _spelled(question: Question) -> str:
+    return str(question.native.get("model", ""))

@@ -1,0 +1,85 @@
+"""All shards as one cache: each key has its shard, and the first one is the catalogue's authority.
+
+Rendezvous hashing: a key lives where its hash with the shard's number is largest, so another shard
+takes over 1/N of the keys and moves no others.
+"""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from hashlib import blake2b
+from types import TracebackType
+from typing import Self
+
+from serve.cache.client import Resolve, ShardClient, Watcher
+from serve.cache.protocol import Put, Stats
+from serve.ports import Clock
+
+
+class Shards:
+    """Owns a client for each shard."""
+
+    def __init__(
+        self,
+        resolvers: Sequence[Resolve],
+        *,
+        clock: Clock,
+        lease_s: float,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self._clients = [
+            ShardClient(resolve, clock=clock, lease_s=lease_s, watcher=None if index else watcher)
+            for index, resolve in enumerate(resolvers)
+        ]
+        self._running = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for client in self._clients:
+            await self._running.enter_async_context(client)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._running.aclose()
+
+    @property
+    def connected(self) -> int:
+        """How many shards are connected."""
+        return sum(client.is_connected for client in self._clients)
+
+    async def get(self, key: bytes, timeout_s: float) -> bytes | None:
+        """The packed entry, or None for a miss. Raises `CacheUnavailable`."""
+        return await self._of(key).get(key, timeout_s)
+
+    def put(self, put: Put) -> bool:
+        """Send an entry to its shard. False if it was dropped."""
+        return self._of(put.key).put(put)
+
+    async def stats(self) -> list[Stats]:
+        """Every shard's counts. Raises `CacheUnavailable` if one doesn't answer."""
+        return [await client.stats() for client in self._clients]
+
+    async def purge(self, model: str = "") -> int:
+        """Drop the entries of a canonical name, or all, everywhere; returns how many.
+
+        The authority comes last: it tells the ingresses to forget their near answers, and what they
+        then ask again must be gone from the other shards. Raises `CacheUnavailable`.
+        """
+        return sum([await client.purge(model) for client in reversed(self._clients)])
+
+    def _of(self, key: bytes) -> ShardClient:
+        return self._clients[shard_of(key, len(self._clients))]
+
+
+def shard_of(key: bytes, shards: int) -> int:
+    """The number of the shard that a key lives in."""
+    if shards == 1:
+        return 0
+    return max(range(shards), key=lambda index: _score(key, index))
+
+
+def _score(key: bytes, index: int) -> bytes:
+    return blake2b(key, digest_size=8, salt=index.to_bytes(2, "big")).digest()
