@@ -328,6 +328,7 @@ class Environment(BaseModel):
 
     home: Path
     cache_home: Path
+    state_home: Path
     ollama_models: Path | None
     haproxy: bool
     throughput: bool
@@ -342,6 +343,7 @@ def environment() -> Environment:
     return Environment(
         home=home,
         cache_home=Path(get("XDG_CACHE_HOME") or home / ".cache"),
+        state_home=Path(get("XDG_STATE_HOME") or home / ".local" / "state"),
         ollama_models=Path(models) if models else None,
         haproxy=get("RAY_SERVE_ENABLE_HA_PROXY") == "1",
         throughput=get("RAY_SERVE_THROUGHPUT_OPTIMIZED") == "1",
@@ -353,6 +355,15 @@ def child_environment(extra: dict[str, str], drop: tuple[str, ...] = ()) -> dict
     """This process's environment for a child, without names that start with one of `drop`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
     return kept | extra
+
+
+def ollama_variables() -> dict[str, str]:
+    """The `OLLAMA_*` variables of this process, trimmed of spaces and quotes as Ollama does."""
+    return {
+        name: value.strip().strip("\"'")
+        for name, value in os.environ.items()
+        if name.startswith("OLLAMA_")
+    }
 
 
 POLICIES: tuple[str, ...] = get_args(Policy)

@@ -1,0 +1,62 @@
+"""Before anything starts: leftovers of earlier runs, ports, open files, and what is found here."""
+
+from serve.cli import family, machine, record
+from serve.cli.deployfile import DeployFile, remarks
+from serve.errors import ConfigError
+from serve.ollama.reaper import reap_stale
+
+_PATIENCE_S = 3.0
+
+
+def clear_leftovers(port: int) -> list[str]:
+    """End what a run that is gone left behind. Returns what was done, a line each.
+
+    Raises `ConfigError` if a run on this port is alive.
+    """
+    done = []
+    last = record.Record.read(port)
+    if last is not None:
+        if owner := last.owner():
+            raise ConfigError(
+                f"Rayllama already runs at {last.url} (pid {owner.pid}); `rayllama down` stops it"
+            )
+        if count := family.end(family.members(last.run), patience_s=_PATIENCE_S):
+            done.append(f"ended {count} processes that an earlier run left behind")
+        record.forget(port)
+    if count := family.end(family.orphaned_proxies(), patience_s=_PATIENCE_S):
+        done.append(f"ended {count} HAProxy processes that a dead Serve left behind")
+    if count := reap_stale():
+        done.append(f"ended {count} engine processes whose replica is gone")
+    return done
+
+
+def check_ports(file: DeployFile, *, haproxy: bool) -> None:
+    """Raise `ConfigError` naming every port that is taken, and by whom."""
+    taken = []
+    for port in machine.ports(file, haproxy=haproxy):
+        if who := machine.holder(port):
+            taken.append(f"port {port.number}, {port.purpose}, is taken by {who}")
+    if taken:
+        raise ConfigError("\n".join(taken))
+
+
+def open_files(file: DeployFile) -> str:
+    """Raise the limit as far as it goes; say what it allows."""
+    limit = machine.raise_open_files()
+    allowed = int(file.env.get("RAY_SERVE_HAPROXY_MAXCONN", 4096))
+    if limit.requests >= allowed:
+        return f"open files: {limit.hard} at most, enough for the config's {allowed} connections"
+    return (
+        f"open files: {limit.hard} at most, enough for about {limit.requests} requests at once, "
+        f"not for the config's {allowed}; raise the hard limit (`ulimit -Hn`) for more"
+    )
+
+
+def findings(file: DeployFile) -> list[str]:
+    """What is worth knowing about the config and this machine."""
+    found = [f"note: {remark}" for remark in remarks(file)]
+    ollama = machine.find_ollama()
+    if ollama and file.settings.inference.engine == "embedded":
+        found.append(f"Ollama found: {ollama}")
+        found.append("  to serve its models: make run CONFIG=configs/ollama.yaml")
+    return found
