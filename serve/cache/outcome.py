@@ -25,6 +25,7 @@ Dropped = (
     | Unworthy
 )
 
+
 class Question(Struct, frozen=True):
     """What was asked, and of which content: what a hit and a miss have in common."""
 

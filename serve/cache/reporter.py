@@ -1,14 +1,12 @@
 """An inference replica's word to the shards: which models its engine lists, again and again.
 
-There may be more shards than the replica knew when it started: a recreated actor listens elsewhere,
-and during a rollout two versions of the ingress have shards of their own. So the addresses are asked
-for again at intervals, and at once while one of them is not connected.
+There may be other shards than the replica knew when it started: a recreated actor listens
+elsewhere, and during a rollout two versions of the ingress have shards of their own. So where they
+are is asked again at intervals, and sooner while one of them is not connected.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
@@ -25,14 +23,13 @@ LOOK_AGAIN_S = 5.0
 
 
 class Reporter:
-    """Owns a client for each shard that there is."""
+    """Owns a client for every shard there is. Reports are sent one after the other."""
 
     def __init__(self, resolvers: Sequence[ResolveAll], *, clock: Clock, lease_s: float) -> None:
         self._resolvers = resolvers
         self._clock = clock
         self._lease_s = lease_s
-        self._clients: dict[Address, AsyncExitStack] = {}
-        self._links: dict[Address, ShardClient] = {}
+        self._clients: dict[Address, ShardClient] = {}
         self._looked_at = float("-inf")
 
     async def __aenter__(self) -> Self:
@@ -44,24 +41,39 @@ class Reporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._keep_only(set())
+        await self._talk_to(set())
 
     async def report(self, report: Report) -> int:
-        """Tell every shard. Returns how many were told; the others hear the next report."""
-        if self._is_time_to_look():
+        """Tell every shard. Returns how many were told; the others hear a later report."""
+        now = self._clock()
+        if self._is_lost() or now - self._looked_at >= LOOK_AGAIN_S:
+            self._looked_at = now
             await self._look()
-        return sum(client.report(report) for client in self._links.values())
+        return sum(client.report(report) for client in self._clients.values())
 
-    def _is_time_to_look(self) -> bool:
-        return (
-            self._clock() - self._looked_at >= LOOK_AGAIN_S
-            or not self._links
-            or not all(client.is_connected for client in self._links.values())
-        )
+    def _is_lost(self) -> bool:
+        clients = self._clients.values()
+        return not clients or not all(client.is_connected for client in clients)
 
     async def _look(self) -> None:
-        self._looked_at = self._clock()
-        found = await asyncio.gather(
-            *(resolve() for resolve in self._resolvers), return_exceptions=True
-        )
-XXX
+        found: set[Address] = set()
+        for resolve in self._resolvers:
+            try:
+                found.update(await resolve())
+            except CacheUnavailable as fault:
+                log.info("a cache shard is away: %s", fault)
+        await self._talk_to(found)
+
+    async def _talk_to(self, addresses: set[Address]) -> None:
+        for gone in self._clients.keys() - addresses:
+            await self._clients.pop(gone).__aexit__(None, None, None)
+        for address in addresses - self._clients.keys():
+            client = ShardClient(_always(address), clock=self._clock, lease_s=self._lease_s)
+            self._clients[address] = await client.__aenter__()
+
+
+def _always(address: Address) -> Callable[[], Awaitable[Address]]:
+    async def resolve() -> Address:
+        return address
+
+    return resolve
