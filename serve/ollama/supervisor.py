@@ -1,0 +1,253 @@
+"""The supervisor of one engine: starts it, knows when it is ready, restarts it, ends it.
+
+    start ──▶ starting ──▶ ready ──(it died)──▶ restarting ──▶ ready …
+                 │                                  │
+                 ▼ raises                           ▼ too often: given up, the replica is replaced
+    stop ──▶ stopped, from anywhere
+
+Ready means: `/api/version` answers 200 and the configured models are loaded. The loads are our own
+requests, since Ollama aborts a load when its client leaves. While it restarts, `ready` waits.
+Serve replaces a replica only after three failed checks ten seconds apart; a restart in place is
+seconds. With `engine: attach` there is no process: nothing is started, restarted or ended.
+"""
+
+import asyncio
+import logging
+import secrets
+import shutil
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from serve.errors import EngineError, EngineNotReady, RayllamaError
+from serve.ollama.catalogue import CatalogueReader, fingerprint
+from serve.ollama.client import EngineClient
+from serve.ollama.environment import engine_command, engine_environment
+from serve.ollama.process import EngineProcess
+from serve.ollama.reaper import Mark, reap, reap_stale
+from serve.ollama.startup import free_port, story, until_ready
+from serve.ports import Call, Head
+from serve.settings import Settings
+from serve.wire.names import canonical
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NOTICE_S = 2.0  # a refused connection comes a moment before the news that the engine is gone
+_TRIM_S = 10.0
+_PORT_TRIES = 3
+_PORT_TAKEN = "address already in use"
+_log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """One engine and its client. `async with`, or `start` and `stop`.
+
+    `on_ready` is called after every start and restart.
+    """
+
+    def __init__(self, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
+        self._settings = settings
+        self._inference = settings.inference
+        self._on_ready = on_ready
+        self.replica_id = secrets.token_hex(8)
+        self._mark = Mark.of_this_process(self.replica_id)
+        self._directory: Path | None = None
+        self._process: EngineProcess | None = None
+        self._client: EngineClient | None = None
+        self._watcher: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()  # ready, or no engine will come
+        self._trouble = ""  # why none will come
+        self._deaths: list[float] = []
+        self.restarts = 0
+        self.engine_version = ""
+        self.catalogue = CatalogueReader(self._read_tags)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Return when the engine is ready.
+
+        Raises `EngineNotReady` with the last lines of its log, or `ConfigError`; then nothing runs.
+        """
+        try:
+            if self._inference.engine == "attach":
+                self._client = EngineClient(self._inference.url)
+                await self._until_ready(self._client, None)
+            else:
+                await asyncio.to_thread(reap_stale)
+                self._directory = self._mark.directory()
+                self._watcher = asyncio.get_running_loop().create_task(
+                    self._watch(await self._launch())
+                )
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """SIGTERM, and after `stop_timeout_s` the whole family is killed. Twice does no harm."""
+        self._give_up("the engine was stopped")
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        if self._process is not None:
+            await self._process.stop(self._inference.stop_timeout_s)
+            await asyncio.to_thread(reap, self._mark)
+        await self.catalogue.aclose()
+        if self._client is not None:
+            await self._client.aclose()
+        if self._directory is not None:
+            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+
+    async def ready(self) -> EngineClient:
+        """The engine's client, once it is ready. Raises `EngineNotReady` if none will come."""
+        await self._settled.wait()
+        if self._trouble or self._client is None:
+            raise EngineNotReady(self._trouble)
+        return self._client
+
+    async def stream(self, call: Call) -> AsyncGenerator[Head | bytes, None]:
+        """The answer of the engine, once it is ready. Raises as `ready` and the client do.
+
+        A connection that is refused has reached nobody: such a call is made once more, to the
+        engine that follows.
+        """
+        client = await self.ready()
+        try:
+            async with aclosing(client.stream(call)) as frames:
+                async for frame in frames:
+                    yield frame
+        except EngineNotReady:
+            successor = await self._successor(client)
+            async with aclosing(successor.stream(call)) as frames:
+                async for frame in frames:
+                    yield frame
+
+    async def _successor(self, refused: EngineClient) -> EngineClient:
+        """The engine after that one. Raises `EngineNotReady` if it lives on, or none will come."""
+        if self._client is refused:
+            process = self._process
+            if process is None or await process.wait(_NOTICE_S) is None:
+                raise EngineNotReady("the engine is not reachable")
+        return await self.ready()
+
+    async def check(self) -> None:
+        """Raise `EngineError` if the engine has been given up or doesn't answer.
+
+        One that is being restarted passes: that takes a bounded time, or ends in giving up.
+        """
+        if self._trouble:
+            raise EngineNotReady(self._trouble)
+        if self._client is not None and self._settled.is_set():
+            self.engine_version = await self._client.version()
+
+    @property
+    def fingerprint(self) -> str:
+        """What besides the model decides this engine's answers."""
+        return fingerprint(self._settings, self.engine_version)
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The engine's pid; None where it isn't ours, or isn't up."""
+        return None if self._process is None else self._process.engine_pid
+
+    async def digest(self, model: str) -> str:
+        """The digest that the engine lists now for a name in any spelling; "" if none."""
+        found = (await self.catalogue.fresh()).get(canonical(model))
+        return "" if found is None else found.digest
+
+    async def _read_tags(self) -> bytes:
+        if self._client is None or not self._settled.is_set():
+            raise EngineNotReady("the engine is not ready")
+        return await self._client.tags()
+
+    async def _launch(self, tries: int = _PORT_TRIES) -> EngineProcess:
+        """Start an engine on a free port and wait until it is ready. Failing, it leaves none."""
+        process, client = await self._spawn()
+        try:
+            await self._until_ready(client, process)
+        except BaseException as exc:
+            await process.kill()
+            # Between our look for a free port and the engine's bind, somebody else took it.
+            is_taken = _PORT_TAKEN in process.log.tail().lower()
+            if not (is_taken and tries > 1 and isinstance(exc, EngineError)):
+                raise
+        else:
+            return process
+        return await self._launch(tries - 1)
+
+    async def _spawn(self) -> tuple[EngineProcess, EngineClient]:
+        if self._directory is None:
+            raise EngineNotReady(self._trouble)
+        port = free_port()
+        home = self._directory / "home"
+        home.mkdir(exist_ok=True)
+        environment = engine_environment(self._settings, port=port, home=home, mark=str(self._mark))
+        command = engine_command(self._settings, port)
+        _log.info(
+            "starting %s on port %d, models in %s",
+            command[0],
+            port,
+            environment["OLLAMA_MODELS"],
+        )
+        if self._client is not None:
+            await self._client.aclose()
+        self._process = EngineProcess.spawn(command, environment, self._directory)
+        self._process.exited.add_done_callback(lambda _: self._unsettle())
+        self._client = EngineClient(f"http://127.0.0.1:{port}")
+        return self._process, self._client
+
+    async def _until_ready(self, client: EngineClient, process: EngineProcess | None) -> None:
+        self.engine_version = await until_ready(client, process, self._inference)
+        self._settled.set()
+        self._on_ready()
+
+    async def _watch(self, process: EngineProcess) -> None:
+        """Restart the engine whenever it dies, until it dies too often."""
+        while True:
+            while (status := await process.wait(_TRIM_S)) is None:
+                await asyncio.to_thread(process.log.trim)
+            _log.error(story(f"the engine ended with status {status}", process))
+            restarted = await self._restart()
+            if restarted is None:
+                return
+            process = restarted
+
+    async def _restart(self) -> EngineProcess | None:
+        """The next engine; None once there were more than `max_restarts` in the window.
+
+        Starts that fail count too, and are not forgotten with time: each may take long.
+        """
+        loop, limit = asyncio.get_running_loop(), self._inference.max_restarts
+        since = loop.time() - self._inference.restart_window_s
+        self._deaths = [died for died in self._deaths if died > since]
+        while True:
+            self._deaths.append(loop.time())
+            if len(self._deaths) > limit:
+                self._give_up(f"the engine died {limit + 1} times; this replica is to be replaced")
+                return None
+            await asyncio.to_thread(reap, self._mark)
+            self.restarts += 1
+            try:
+                return await self._launch()
+            except RayllamaError as exc:
+                _log.error("restart failed: %s", exc)
+
+    def _unsettle(self) -> None:
+        if not self._trouble:
+            self._settled.clear()
+
+    def _give_up(self, trouble: str) -> None:
+        self._trouble = self._trouble or trouble
+        self._settled.set()

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+"""A Faulty engine: speaks a little of Ollama's API, and fails as told where a real one would not.
+
+Run as `faulty_engine.py serve` with the environment of a real Ollama. `FAULT` in the environment
+says how the process fails, `fault` in a request's body how that answer does.
+Standard library only: it is started by whatever Python is first on PATH.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+VERSION = "0.0.1"
+MODEL = "faulty:latest"
+FAULTS = set(filter(None, os.environ.get("FAULT", "").split(",")))
+SCRATCH = Path(os.environ.get("FAULT_SCRATCH", "/nonexistent"))
+DIE, BEFORE = "die", "die_before"
+
+
+def line(text: str, *, done: bool = False) -> bytes:
+    return json.dumps({"model": MODEL, "response": text, "done": done}).encode() + b"\n"
+
+
+class Faulty(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if "mute" in FAULTS:
+            time.sleep(1000)
+        if self.path == "/api/version":
+            self._json({"version": VERSION})
+        elif self.path == "/api/tags":
+            digest_file = SCRATCH / "digest"
+            digest = digest_file.read_text() if digest_file.exists() else "d1"
+            count = SCRATCH / "tags_calls"
+            if SCRATCH.exists():
+                count.write_text(str(int(count.read_text() or 0) + 1 if count.exists() else 1))
+            self._json({"models": [{"name": MODEL, "model": MODEL, "digest": digest}]})
+        elif self.path == "/headers":
+            self._json(dict(self.headers.items()))
+        else:
+            self._json({"error": "no such path"}, 404)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/echo":
+            self._bytes(body, 200, "application/octet-stream")
+            return
+        request = json.loads(body)
+        fault = request.get("fault", "")
+        if not request.get("prompt"):
+            self._load(request)
+        elif fault == "refuse":
+            self._json({"error": "model 'x' not found"}, 404)
+        elif fault == BEFORE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            self._stream(request, fault)
+
+    def _load(self, request: dict[str, Any]) -> None:
+        if "load_fails" in FAULTS:
+            sys.stderr.write("llama_load: no kernel image for this device\n")
+            self._json({"error": "llama-server process has terminated"}, 500)
+            return
+        if self.path == "/api/generate" and "embeds_only" in FAULTS:
+            self._json({"error": '"faulty" does not support generate'}, 400)
+            return
+        if SCRATCH.exists():
+            with (SCRATCH / "loads").open("a") as file:
+                file.write(json.dumps([self.path, request]) + "\n")
+        if self.path == "/api/embed":
+            self._json({"model": MODEL, "embeddings": []})
+        else:
+            self._json({"model": MODEL, "response": "", "done": True, "done_reason": "load"})
+
+    def _stream(self, request: dict[str, Any], fault: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for part in self._parts(request, fault):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            if SCRATCH.exists():
+                (SCRATCH / "client_left").touch()
+            self.close_connection = True
+
+    def _parts(self, request: dict[str, Any], fault: str) -> Any:
+        if fault == "huge":
+            yield line("x" * int(request["size"]))
+        if fault == "torn":  # one line over many chunks, then two in one
+            whole = line("first")
+            yield whole[:7]
+            yield whole[7:20]
+            yield whole[20:]
+            yield line("second") + line("third")
+        if fault == "cut":
+            yield line("a") + b'{"model":"half a li'
+            raise ConnectionAbortedError
+        yield line("a")
+        if fault == "stall":
+            (SCRATCH / "stalling").touch()
+            while not (SCRATCH / "go").exists():
+                time.sleep(0.01)
+        if fault == DIE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "error":
+            yield b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
+            return
+        if fault == "endless":
+            while True:
+                yield line("more")
+                time.sleep(0.005)
+        for number in range(int(request.get("lines", 1))):
+            yield line(f"b{number}")
+        if fault != "no_done":
+            yield line("", done=True)
+
+    def _json(self, value: object, status: int = 200) -> None:
+        self._bytes(json.dumps(value).encode(), status, "application/json; charset=utf-8")
+
+    def _bytes(self, body: bytes, status: int, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args: object) -> None:
+        """Silent: what this engine writes is what a test expects to read."""
+
+
+def main() -> None:
+    if "ignore_term" in FAULTS:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if "runner" in FAULTS:  # a grandchild that nobody but the keeper will end
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    if "exit" in FAULTS or (SCRATCH / "exit_now").exists():
+        sys.exit("faulty: cuda error 42\nfaulty: giving up")
+    if "port_taken_once" in FAULTS and not (SCRATCH / "tried").exists():
+        (SCRATCH / "tried").touch()
+        sys.exit("Error: listen tcp 127.0.0.1:1: bind: address already in use")
+    host, _, port = os.environ["OLLAMA_HOST"].partition(":")
+    server = ThreadingHTTPServer((host, int(port)), Faulty)
+    server.daemon_threads = True
+    sys.stderr.write(f"faulty: listening on {port}\n")
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
