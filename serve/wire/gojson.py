@@ -15,7 +15,16 @@ from datetime import UTC, datetime
 import msgspec
 
 from serve.errors import BadRequest
-from serve.wire.goscan import MAX_DEPTH, EmptyBodyError, Node, Number, Object, scan
+from serve.wire.goscan import (
+    MAX_DEPTH,
+    EmptyBodyError,
+    Node,
+    Number,
+    Object,
+    quoted,
+    scan,
+    scan_with_rest,
+)
 
 MISSING_BODY = "missing request body"
 
@@ -43,6 +52,20 @@ def loads(body: bytes, *, empty: str = MISSING_BODY) -> object:
     return value
 
 
+def loads_whole(body: bytes) -> object:
+    """The one JSON value that `body` is, as Go's `Unmarshal` reads it: nothing may follow.
+
+    Raises `BadRequest` with the text of Go's decoder.
+    """
+    try:
+        node, rest = scan_with_rest(body)
+    except EmptyBodyError:
+        raise BadRequest("unexpected end of JSON input") from None
+    if rest:
+        raise BadRequest(f"invalid character {quoted(rest[0])} after top-level value")
+    return plain(node, lenient=False)
+
+
 def parse(body: bytes, *, empty: str = MISSING_BODY) -> tuple[object, Node]:
     """As `loads`, with the scanned document where the fast parser did not do; else None."""
     try:
@@ -60,13 +83,18 @@ def document_of(body: bytes, *, empty: str = MISSING_BODY) -> Node:
         raise BadRequest(empty) from None
 
 
-def plain(node: Node) -> object:
-    """A scanned document as dicts, lists, strings and numbers."""
+def plain(node: Node, *, lenient: bool = True) -> object:
+    """A scanned document as dicts, lists, strings and numbers.
+
+    Lenient, it keeps repeated keys as `loads` says and cuts numbers to the largest float; else
+    the last of repeated keys stays, and such a number is a `BadRequest`.
+    """
     if isinstance(node, Object):
-        return _merged([(key, plain(value)) for key, value in node.pairs])
+        pairs = [(key, plain(value, lenient=lenient)) for key, value in node.pairs]
+        return _merged(pairs) if lenient else dict(pairs)
     if isinstance(node, list):
-        return [plain(value) for value in node]
-    return _number(node.text) if isinstance(node, Number) else node
+        return [plain(value, lenient=lenient) for value in node]
+    return _number(node.text, lenient=lenient) if isinstance(node, Number) else node
 
 
 def dumps(value: object) -> bytes:
@@ -87,6 +115,14 @@ def timestamp(ns: int) -> str:
     whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     fraction = f".{rest:09d}".rstrip("0") if rest else ""
     return f"{whole}{fraction}Z"
+
+
+def unix_seconds(text: str) -> int:
+    """The whole seconds of an RFC 3339 time since the epoch; 0 for what is none."""
+    try:
+        return math.floor(datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        return 0
 
 
 def number(value: float) -> str:
@@ -176,11 +212,14 @@ def _merged(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return merged
 
 
-def _number(text: str) -> int | float:
-    """An integer where it fits 64 bits, else the nearest float, the largest one at most."""
+def _number(text: str, *, lenient: bool) -> int | float:
+    """An integer where it fits 64 bits, else the nearest float."""
     if text.lstrip("-").isdigit() and len(text) <= 20 and -(1 << 63) <= int(text) < (1 << 63):
         return int(text)
-    return max(-_LARGEST, min(_LARGEST, float(text)))
+    value = float(text)
+    if math.isinf(value) and not lenient:
+        raise BadRequest(f"json: cannot unmarshal number {text} into Go value of type float64")
+    return max(-_LARGEST, min(_LARGEST, value))
 
 
 def _prepared(value: object) -> object:

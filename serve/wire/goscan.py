@@ -71,6 +71,12 @@ def scan(body: bytes) -> Node:
     return _Scanner(body).document()
 
 
+def scan_with_rest(body: bytes) -> tuple[Node, bytes]:
+    """As `scan`, with what follows the value after white space."""
+    scanner = _Scanner(body)
+    return scanner.document(), scanner.rest()
+
+
 def well_formed(body: bytes) -> str:
     """The text of `body` as Go reads it: each byte that is not UTF-8 becomes U+FFFD."""
     try:
@@ -128,6 +134,11 @@ class _Scanner:
                 if self._another():
                     break
                 value = self._close()
+
+    def rest(self) -> bytes:
+        """What follows the first value after white space."""
+        self._skip_space()
+        return self._body[self._at :]
 
     def _value(self) -> tuple[Node, bool]:
         """The value that begins here, and whether it is complete (not a container's beginning)."""

@@ -107,9 +107,9 @@ def shape_of(annotation: Any, metadata: tuple[Any, ...] = ()) -> Shape:
         if hasattr(mark, "take"):
             shape: Shape = mark
             return shape
+    annotation = _without_none(annotation)
     if get_origin(annotation) is Annotated:
         return shape_of(annotation.__origin__, annotation.__metadata__ + metadata)
-    annotation = _without_none(annotation)
     if get_origin(annotation) in (list, dict):
         return _collection(annotation, metadata)
     if isinstance(annotation, type) and issubclass(annotation, GoStruct):

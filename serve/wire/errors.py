@@ -1,0 +1,65 @@
+"""Error bodies, in the dialect that the client speaks.
+
+Ollama has two ways to send an error, and clients see the difference: what is wrong with the form of
+a request is answered by the route itself (`origin="form"`), what the model's side says passes
+through a writer that has its own content type and, in the OpenAI dialect, a newline at the end
+(`origin="model"`).
+"""
+
+from typing import Literal
+
+from msgspec import Struct
+
+from serve.errors import CapacityError, RayllamaError
+from serve.wire.gojson import dumps
+
+Origin = Literal["form", "model"]
+
+JSON = "application/json"
+JSON_UTF8 = "application/json; charset=utf-8"
+
+_OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
+
+
+class Rendered(Struct, frozen=True):
+    """An answer as it goes out; `retry_after_s` is for a header, where a retry makes sense."""
+
+    status: int
+    content_type: str
+    body: bytes
+    retry_after_s: int | None = None
+
+
+def native_error(error: RayllamaError, origin: Origin = "form") -> Rendered:
+    """The answer of `/api/…` routes: the model's side says plain `application/json` when the
+    request was for a stream."""
+    content_type = JSON if origin == "model" else JSON_UTF8
+    return Rendered(error.status, content_type, native_body(error), _retry_after_s(error))
+
+
+def openai_error(error: RayllamaError, origin: Origin = "form") -> Rendered:
+    """The answer of `/v1/…` routes."""
+    from_model = origin == "model"
+    content_type = JSON if from_model else JSON_UTF8
+    body = openai_body(error, newline=from_model)
+    return Rendered(error.status, content_type, body, _retry_after_s(error))
+
+
+def native_body(error: RayllamaError) -> bytes:
+    """`{"error":"text"}`; with a newline it is the last line of a stream."""
+    return dumps({"error": str(error)})
+
+
+def openai_body(error: RayllamaError, *, newline: bool) -> bytes:
+    """`{"error":{"message":…,"type":…,"param":null,"code":null}}`."""
+    body = {
+        "message": str(error),
+        "type": _OPENAI_TYPES.get(error.status, "api_error"),
+        "param": None,
+        "code": None,
+    }
+    return dumps({"error": body}) + (b"\n" if newline else b"")
+
+
+def _retry_after_s(error: RayllamaError) -> int | None:
+    return error.retry_after_s if isinstance(error, CapacityError) else None
