@@ -43,17 +43,22 @@ class Reporter:
     ) -> None:
         await self._talk_to(set())
 
-    async def report(self, report: Report) -> int:
-        """Tell every shard. Returns how many were told; the others hear a later report."""
+    @property
+    def connected(self) -> int:
+        """How many shards hear the next report."""
+        return sum(client.is_connected for client in self._clients.values())
+
+    async def report(self, report: Report) -> None:
+        """Tell every shard that is connected; the others hear a later report."""
         now = self._clock()
         if self._is_lost() or now - self._looked_at >= LOOK_AGAIN_S:
             self._looked_at = now
             await self._look()
-        return sum(client.report(report) for client in self._clients.values())
+        for client in self._clients.values():
+            client.report(report)
 
     def _is_lost(self) -> bool:
-        clients = self._clients.values()
-        return not clients or not all(client.is_connected for client in clients)
+        return not self._clients or self.connected < len(self._clients)
 
     async def _look(self) -> None:
         found: set[Address] = set()
