@@ -4,17 +4,9 @@ A stream can end without a word that something is wrong: a last line with `error
 `done: true` (Ollama stops silently when a model repeats itself, or when its runner leaves early).
 """
 
-import msgspec
-
 from serve.ports import Head
+from serve.wire.frames import parse_last
 
-
-class _Last(msgspec.Struct):
-    done: bool = False
-    error: msgspec.Raw | None = None
-
-
-_last = msgspec.json.Decoder(_Last)
 _NDJSON = "application/x-ndjson"
 
 
@@ -38,9 +30,5 @@ class Ending:
             return False
         if not self._head.content_type.startswith(_NDJSON):
             return True  # its length was known, or its chunks had an end: the client checked
-        line = self._last[self._last.rfind(b"\n", 0, -1) + 1 :]
-        try:
-            last = _last.decode(line)
-        except msgspec.DecodeError:
-            return False
-        return last.done and last.error is None
+        last_line = self._last[self._last.rfind(b"\n", 0, -1) + 1 :]
+        return parse_last(last_line) is not None

@@ -111,7 +111,7 @@ def kill_tree(pid: int) -> None:
     """
     try:
         root = psutil.Process(pid)
-        while family := list(filter(_runs, root.children(recursive=True))):
+        while family := list(filter(runs, root.children(recursive=True))):
             kill_all(family)
         kill_all([root])
     except psutil.NoSuchProcess:
@@ -127,12 +127,15 @@ def kill_all(processes: Sequence[psutil.Process]) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     end = time.monotonic() + _GONE_S
-    while any(map(_runs, processes)) and time.monotonic() < end:
+    while any(map(runs, processes)) and time.monotonic() < end:
         time.sleep(_LOOK_S)
 
 
-def _runs(process: psutil.Process) -> bool:
+def runs(process: psutil.Process) -> bool:
+    """Whether it still holds anything: a zombie does while it has threads that are not gone yet."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        with process.oneshot():
+            is_zombie = process.status() == psutil.STATUS_ZOMBIE
+            return process.is_running() and not (is_zombie and process.num_threads() <= 1)
     except psutil.NoSuchProcess:
         return False

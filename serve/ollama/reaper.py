@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
-from serve.ollama.process import kill_all
+from serve.ollama.process import kill_all, runs
 
 MARK = "RAYLLAMA_ENGINE"
 _DIRECTORY = "rayllama-engine-"
@@ -92,7 +92,7 @@ def _marked(is_meant: Callable[[Mark], bool]) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         try:
             mark = Mark.parse(process.environ().get(MARK, ""))
-            if mark is not None and is_meant(mark) and process.status() != psutil.STATUS_ZOMBIE:
+            if mark is not None and is_meant(mark) and runs(process):
                 yield process
         except (psutil.Error, OSError):  # gone meanwhile, or another user's
             continue

@@ -13,12 +13,15 @@ from serve.ports import Report
 Send = Callable[[Report], Awaitable[None]]
 Connect = Callable[[], Awaitable[Send]]
 
-_SEND_S = 10.0  # a shard that takes longer is as good as gone
+_REPORT_S = 10.0  # what takes longer is as good as gone
 _log = logging.getLogger(__name__)
 
 
 class CatalogueReporter:
-    """Owns the task that reports: at once, then every `period_s`, and at once after `poke`."""
+    """Owns the task that reports: at once, then every `period_s`, and at once after `poke`.
+
+    `connect` is asked until it succeeds once; what it returns finds shards that move by itself.
+    """
 
     def __init__(
         self, report: Callable[[], Awaitable[Report]], connect: Connect, period_s: float
@@ -58,13 +61,12 @@ class CatalogueReporter:
     async def _report_once(self) -> None:
         """One report. Of a row of failures the first gets a line in the log."""
         try:
-            async with asyncio.timeout(_SEND_S):
+            async with asyncio.timeout(_REPORT_S):
                 report = await self._report()
                 if self._send is None:
                     self._send = await self._connect()
                 await self._send(report)
         except Exception as exc:  # noqa: BLE001 - last resort: `connect` and `send` may be Ray's
-            self._send = None
             if not self._is_failing:
                 _log.warning("no catalogue report: %s: %s", type(exc).__name__, exc)
             self._is_failing = True

@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from serve.ollama.process import runs
 from serve.ollama.reaper import MARK
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Call, Frame, Head, Tail
@@ -75,7 +76,7 @@ async def collect(frames: AsyncGenerator[Frame, None]) -> tuple[Head, bytes, Tai
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that is only not buried yet doesn't."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return runs(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,66 @@ VERSION = "0.0.1"
 MODEL = "faulty:latest"
 FAULTS = set(filter(None, os.environ.get("FAULT", "").split(",")))
 SCRATCH = Path(os.environ.get("FAULT_SCRATCH", "/nonexistent"))
-DIE, BEFORE = "die", "die_before"
+
+
+def compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def line(text: str, *, done: bool = False) -> bytes:
-    return json.dumps({"model": MODEL, "response": text, "done": done}).encode() + b"\n"
+    return compact({"model": MODEL, "response": text, "done": done}) + b"\n"
+
+
+def plain(_: dict[str, Any]) -> Iterator[bytes]:
+    yield line("a")
+
+
+def torn(_: dict[str, Any]) -> Iterator[bytes]:
+    """One line over three chunks, then two lines in one."""
+    whole = line("first")
+    yield whole[:7]
+    yield whole[7:20]
+    yield whole[20:]
+    yield line("second") + line("third")
+
+
+def cut(_: dict[str, Any]) -> Iterator[bytes]:
+    """The connection goes in the middle of a line."""
+    yield line("a") + b'{"model":"half a li'
+    raise ConnectionAbortedError
+
+
+def stall(_: dict[str, Any]) -> Iterator[bytes]:
+    """Nothing comes until the test says so."""
+    yield line("a")
+    (SCRATCH / "stalling").touch()
+    while not (SCRATCH / "go").exists():
+        time.sleep(0.01)
+
+
+def die(_: dict[str, Any]) -> Iterator[bytes]:
+    yield line("a")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def endless(_: dict[str, Any]) -> Iterator[bytes]:
+    while True:
+        yield line("more")
+        time.sleep(0.005)
+
+
+def huge(request: dict[str, Any]) -> Iterator[bytes]:
+    yield line("x" * int(request["size"]))
+
+
+OPENINGS: dict[str, Callable[[dict[str, Any]], Iterator[bytes]]] = {
+    "torn": torn,
+    "cut": cut,
+    "stall": stall,
+    "die": die,
+    "endless": endless,
+    "huge": huge,
+}
 
 
 class Faulty(BaseHTTPRequestHandler):
@@ -58,7 +114,7 @@ class Faulty(BaseHTTPRequestHandler):
             self._load(request)
         elif fault == "refuse":
             self._json({"error": "model 'x' not found"}, 404)
-        elif fault == BEFORE:
+        elif fault == "die_before":
             os.kill(os.getpid(), signal.SIGKILL)
         else:
             self._stream(request, fault)
@@ -94,39 +150,19 @@ class Faulty(BaseHTTPRequestHandler):
                 (SCRATCH / "client_left").touch()
             self.close_connection = True
 
-    def _parts(self, request: dict[str, Any], fault: str) -> Any:
-        if fault == "huge":
-            yield line("x" * int(request["size"]))
-        if fault == "torn":  # one line over many chunks, then two in one
-            whole = line("first")
-            yield whole[:7]
-            yield whole[7:20]
-            yield whole[20:]
-            yield line("second") + line("third")
-        if fault == "cut":
-            yield line("a") + b'{"model":"half a li'
-            raise ConnectionAbortedError
-        yield line("a")
-        if fault == "stall":
-            (SCRATCH / "stalling").touch()
-            while not (SCRATCH / "go").exists():
-                time.sleep(0.01)
-        if fault == DIE:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def _parts(self, request: dict[str, Any], fault: str) -> Iterator[bytes]:
+        """The chunks of an answer: a beginning, what the fault makes of it, an end."""
+        yield from OPENINGS.get(fault, plain)(request)
         if fault == "error":
             yield b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
             return
-        if fault == "endless":
-            while True:
-                yield line("more")
-                time.sleep(0.005)
         for number in range(int(request.get("lines", 1))):
             yield line(f"b{number}")
         if fault != "no_done":
             yield line("", done=True)
 
     def _json(self, value: object, status: int = 200) -> None:
-        self._bytes(json.dumps(value).encode(), status, "application/json; charset=utf-8")
+        self._bytes(compact(value), status, "application/json; charset=utf-8")
 
     def _bytes(self, body: bytes, status: int, content_type: str) -> None:
         self.send_response(status)

@@ -17,8 +17,8 @@ from tests.ollama.engines import (
     collect,
     faulty,
     generate,
-    kill_engine,
     is_alive,
+    kill_engine,
     marked,
     until,
 )
@@ -33,12 +33,12 @@ async def test_start_answers_and_stop_leaves_nothing(tmp_path: Path) -> None:
     assert await supervisor.digest("unheard-of") == ""
     engine = supervisor.engine_pid
     assert engine is not None
-    home = Path(psutil.Process(engine).environ()["HOME"])
-    assert home.is_dir()
+    home = psutil.Process(engine).environ()["HOME"]
+    assert Path(home).is_dir()
     assert len(marked(supervisor.replica_id)) == 3  # keeper, engine, runner
     await supervisor.stop()
     assert marked(supervisor.replica_id) == []
-    assert not home.exists()
+    assert not Path(home).exists()
     await supervisor.stop()
     with pytest.raises(EngineNotReady, match="stopped"):
         await supervisor.ready()
@@ -104,7 +104,7 @@ async def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(tmp_path: 
 
 async def test_a_missing_executable_is_the_operators_to_mend(tmp_path: Path) -> None:
     supervisor = Supervisor(faulty(tmp_path, ollama_binary="no-such-ollama"))
-    with pytest.raises(ConfigError, match="no-such-ollama.* is not an executable on PATH"):
+    with pytest.raises(ConfigError, match=r"no-such-ollama.* is not an executable on PATH"):
         await supervisor.start()
 
 
@@ -123,7 +123,7 @@ async def test_kill_9_fails_what_runs_and_new_calls_wait_for_the_next_engine(
             await anext(running)
         head, body, _ = await collect(supervisor.stream(generate()))
         assert head.status == 200
-        assert b'"done": true' in body
+        assert b'"done":true' in body
         assert supervisor.restarts == 1
         assert len(readies) == 2
         assert supervisor.engine_pid != first
@@ -212,7 +212,7 @@ async def test_an_attached_engine_that_is_gone_is_not_waited_for(tmp_path: Path)
 async def test_a_refusal_of_the_engine_is_an_answer(tmp_path: Path) -> None:
     async with Supervisor(faulty(tmp_path)) as supervisor:
         head, body, _ = await collect(supervisor.stream(generate("refuse")))
-        assert (head.status, body) == (404, b'{"error": "model \'x\' not found"}')
+        assert (head.status, body) == (404, b'{"error":"model \'x\' not found"}')
         client = await supervisor.ready()
         with pytest.raises(EngineRefused, match="no such path"):
             await client.loaded()

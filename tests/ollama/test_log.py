@@ -1,0 +1,38 @@
+"""The bounded file that an engine writes to."""
+
+import os
+from pathlib import Path
+
+from serve.ollama.log import EngineLog
+
+
+def test_an_engine_that_wrote_nothing(tmp_path: Path) -> None:
+    log = EngineLog(tmp_path)
+    assert log.tail() == "(it wrote nothing)"
+    log.trim()
+
+
+def test_the_tail_is_the_last_lines_whatever_the_bytes(tmp_path: Path) -> None:
+    log = EngineLog(tmp_path)
+    log.path.write_bytes(b"\xff\n" * 100_000 + b"a\nb\nc\n")
+    assert log.tail(2) == "b\nc"
+    assert log.tail(4) == "�\na\nb\nc"
+
+
+def test_a_file_over_its_bound_keeps_its_end_beside_it_and_goes_on(tmp_path: Path) -> None:
+    log = EngineLog(tmp_path, max_bytes=1000)
+    engine = log.open()
+    try:
+        os.write(engine, b"x" * 1000)
+        log.trim()
+        assert log.path.stat().st_size == 1000
+        os.write(engine, b"end\n")
+        log.trim()
+        assert log.path.stat().st_size == 0
+        os.write(engine, b"new\n")
+        assert log.path.read_bytes() == b"new\n"
+    finally:
+        os.close(engine)
+    older = tmp_path / "engine.log.1"
+    assert older.read_bytes() == b"x" * 246 + b"end\n"
+    assert older.stat().st_mode & 0o077 == 0
