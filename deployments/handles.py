@@ -4,7 +4,10 @@ Foreign errors end here and become those of `serve.errors`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from time import monotonic
 from typing import Any
 
 import ray
@@ -15,14 +18,15 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from ray.util import get_node_ip_address, list_named_actors
 
+from serve.cache.client import Address
+from serve.cache.reporter import Reporter
 from serve.errors import CacheUnavailable, EngineDied, EngineNotReady, Overloaded
-from serve.ports import Call, Frame
+from serve.ports import Call, Frame, Report
+from serve.settings import CacheSettings
 
 SHARD_NAME = "cache-{}"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ACTOR_PREFIX = "SERVE_DEPLOYMENT_ACTOR::"
-
-Address = tuple[str, int, bytes]
 
 
 class InferenceHandle:
@@ -63,28 +67,41 @@ async def shard_address(index: int) -> Address:
         raise CacheUnavailable(f"cache shard {index} is not there") from error
 
 
-async def shard_address_from_afar(index: int) -> Address:
+async def every_shard_address(index: int) -> list[Address]:
     """The same for another deployment of this application, which Serve's own look-up leaves out.
 
-    Serve names a deployment actor by application, deployment, code version and name; during a
-    rollout there are two, and the one of this replica's own version is taken.
+    Serve names a deployment actor by application, deployment, code version and name: during a
+    rollout there are two, and both are told.
     """
-    context = get_replica_context()
-    ours = f"{_ACTOR_PREFIX}{context.app_name}::"
+    ours = f"{_ACTOR_PREFIX}{get_replica_context().app_name}::"
+    last = "::" + SHARD_NAME.format(index)
     named = await asyncio.to_thread(list_named_actors, all_namespaces=True)
-    found = sorted(
-        (f"::{context.code_version}::" in entry["name"], entry["name"], entry["namespace"])
-        for entry in named
-        if entry["name"].startswith(ours)
-        and entry["name"].endswith("::" + SHARD_NAME.format(index))
-    )
+    found: list[Address] = []
+    for entry in named:
+        if entry["name"].startswith(ours) and entry["name"].endswith(last):
+            with suppress(ValueError, RayError):  # it has gone meanwhile
+                found.append(await _ask(ray.get_actor(entry["name"], entry["namespace"])))
     if not found:
         raise CacheUnavailable(f"cache shard {index} is not there")
-    _, name, namespace = found[-1]
-    try:
-        return await _ask(ray.get_actor(name, namespace=namespace))
-    except (ValueError, RayError) as error:
-        raise CacheUnavailable(f"cache shard {index} is not there") from error
+    return found
+
+
+class ReportToShards:
+    """Tells every shard of this application what a replica's engine has. Owns the connections."""
+
+    def __init__(self, settings: CacheSettings) -> None:
+        self._settings = settings
+        self._reporter: Reporter | None = None
+
+    async def __call__(self) -> Callable[[Report], Awaitable[None]]:
+        """What to call with each report."""
+        if self._reporter is None:
+            self._reporter = Reporter(
+                [partial(every_shard_address, index) for index in range(self._settings.shards)],
+                clock=monotonic,
+                lease_s=self._settings.lease_s,
+            )
+        return self._reporter.report
 
 
 async def _ask(actor: Any) -> Address:

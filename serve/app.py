@@ -5,13 +5,13 @@ annotations (`from __future__ import annotations` would silently pass a plain di
 """
 
 import ray
-from deployments.inference import Inference
 from ray import serve as ray_serve
 from ray.serve.config import DeploymentActorConfig
 from ray.serve.handle import DeploymentHandle
 
 from deployments.cache import Cache
-from deployments.handles import SHARD_NAME, report_to_shards
+from deployments.handles import SHARD_NAME, ReportToShards
+from deployments.inference import Inference
 from deployments.ingress import Ingress
 from serve.settings import Settings
 
@@ -31,7 +31,7 @@ def build(args: Settings) -> ray_serve.Application:
         },
         max_ongoing_requests=args.inference.slots + args.inference.max_queue + _CONTROL_CALLS,
         graceful_shutdown_timeout_s=args.inference.drain_timeout_s,
-    ).bind(args, report_to_shards)
+    ).bind(args, ReportToShards(args.cache))
     shards = [
         DeploymentActorConfig(
             name=SHARD_NAME.format(index),

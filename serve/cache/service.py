@@ -82,6 +82,11 @@ class AnswerCache:
         """What the near cache holds."""
         return self.near.held_bytes
 
+    @property
+    def has_catalogue(self) -> bool:
+        """Has a shard vouched, within the last lease, for models that engines list?"""
+        return self.catalogue.is_live(self._clock()) and bool(self.catalogue.view.models)
+
     def viewed(self, view: CatalogueView, generation: int) -> None:
         """From the authority: the view, and whether near answers must be forgotten."""
         if generation != self._generation:

@@ -6,13 +6,12 @@ client wants, so that one exchange with the engine serves both forms.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Protocol
 from zlib import crc32
 
 from serve.errors import BadRequest
 from serve.web.exchange import Exchange
-from serve.wire import frames, gojson, names, native, openai
+from serve.wire import gojson, names, native, openai
 from serve.wire.collect import collect
 
 NDJSON = b"application/x-ndjson"
@@ -83,7 +82,7 @@ class NativeRenderer:
 class OpenAIRenderer:
     """Chat completions, whole or as server-sent events.
 
-    Id and creation time follow from the first native line, so an answer from the cache has those
+    Id and creation time follow from the native lines, so an answer from the cache has those that
     it was first given with.
     """
 
@@ -97,26 +96,23 @@ class OpenAIRenderer:
     def chunk(self, data: bytes) -> bytes:
         """The events for these lines."""
         lines = data.splitlines()
-        renderer = self._of(lines[0])
-        return b"".join(renderer.chunk(line) for line in lines)
+        if self._renderer is None:
+            self._renderer = self._of(lines[0], lines[0])
+        return b"".join(map(self._renderer.chunk, lines))
 
     def whole(self, lines: Sequence[bytes]) -> bytes:
         """One chat.completion."""
-        return self._of(lines[0]).whole(lines)
+        return self._of(lines[0], lines[-1]).whole(lines)
 
     def broken(self, message: str) -> bytes:
         """An error event: clients of this dialect raise it."""
-        return openai.stream_error(message)
+        renderer = self._renderer or self._of(b"{}", b"{}")
+        return renderer.error(message)
 
-    def _of(self, line: bytes) -> openai.ChatRenderer:
-        if self._renderer is None:
-            born = frames.created_at(line)
-            self._renderer = openai.ChatRenderer(
-                self._request,
-                id=f"chatcmpl-{crc32(born.encode()) % 999}",
-                created=int(datetime.fromisoformat(born).timestamp()),
-            )
-        return self._renderer
+    def _of(self, first: bytes, born: bytes) -> openai.ChatRenderer:
+        return openai.ChatRenderer(
+            self._request, id=openai.completion_id(crc32(first)), created=openai.created_s(born)
+        )
 
 
 class GenerationRoute:

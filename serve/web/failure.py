@@ -1,6 +1,6 @@
 """Errors as answers, in the dialect of the route that was called."""
 
-from serve.errors import CapacityError, ClientError, RayllamaError
+from serve.errors import ClientError, RayllamaError
 from serve.web.reply import Header, Reply
 from serve.wire.errors import native_error, openai_error
 
@@ -13,6 +13,6 @@ def failure(error: RayllamaError, route: str) -> Reply:
     else:
         rendered = native_error(error)
     headers: list[Header] = []
-    if isinstance(error, CapacityError) and error.status == 503:
-        headers.append((b"retry-after", b"%d" % error.retry_after_s))
+    if rendered.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % rendered.retry_after_s))
     return Reply(rendered.status, rendered.content_type.encode(), rendered.body, headers=headers)

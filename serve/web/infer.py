@@ -33,6 +33,7 @@ class Infer:
             model=asked.model,
             tenant=exchange.identity.tenant,
             cache_control=exchange.headers.get(b"cache-control", b""),
+            pragma=exchange.headers.get(b"pragma", b""),
         )
         if isinstance(found, Hit):
             exchange.verdict = SHARED_HIT

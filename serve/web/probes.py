@@ -24,17 +24,24 @@ async def healthz(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 class Readyz:
-    """Ready: an engine answers through the whole path."""
+    """Ready: an engine answers through the whole path, and the cache has heard of its models."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._was_ready = False
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """200 once an engine answers `/api/version`, 503 with the reason until then."""
+        """200 or, with the reason, 503.
+
+        The cache counts only until the first time: without it everything is answered, as misses.
+        """
         try:
             async with asyncio.timeout(_READY_WITHIN_S):
                 reply = await asked_of_one(self._services, scope, "/api/version", b"")
             reason = b"" if reply.status == 200 else reply.body
         except (RayllamaError, TimeoutError) as error:
             reason = (str(error) or "no engine answered in time").encode()
+        if not (reason or self._was_ready or self._services.answers.has_catalogue):
+            reason = b"the cache has not heard of the engine's models yet"
+        self._was_ready = self._was_ready or not reason
         await Reply(503 if reason else 200, _PLAIN, reason or b"ready").send(send)

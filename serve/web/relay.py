@@ -95,7 +95,7 @@ class Relay:
         data = first
         try:
             while True:
-                good, message = wire_frames.cut_error(data)
+                good, message = _cut_error(data)
                 if good:
                     answer.add(good)
                     rendered = renderer.chunk(good)
@@ -117,7 +117,7 @@ class Relay:
         """All lines into one body. An error among them is the whole answer, with a status."""
         exchange, renderer = self._exchange, self._asked.renderer
         lines, tail = await _rest(first, frames)
-        good, message = wire_frames.cut_error(lines)
+        good, message = _cut_error(lines)
         if message is not None:
             raise EngineRefused(500, message)
         if not good:
@@ -189,3 +189,12 @@ def call_for(exchange: Exchange, asked: Asked, deadline_s: float | None) -> Call
         model=asked.model,
         deadline_s=deadline_s,
     )
+
+
+def _cut_error(data: bytes) -> tuple[bytes, str | None]:
+    """Whole lines without the error line that ends them, and what it says."""
+    last = data.rfind(b"\n", 0, -1) + 1
+    line = data[last:]
+    if not wire_frames.is_error(line):
+        return data, None
+    return data[:last], wire_frames.error_text(line)

@@ -1,0 +1,160 @@
+"""Rayllama without Ray: its real parts on one event loop in a thread, behind real sockets.
+
+One inference replica with its engine process, one cache shard, and as many ingresses as asked for,
+each with a near cache and a port of its own. What Ray adds (handles, placement, HAProxy) is tested
+in `tests/system`.
+"""
+
+import asyncio
+import random
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack
+from functools import partial
+from time import monotonic, time
+from typing import Any, Self, TypeVar
+
+import uvicorn
+
+from deployments.inference import Inference
+from serve.cache.client import Address
+from serve.cache.reporter import Reporter
+from serve.cache.service import AnswerCache
+from serve.cache.shard import ShardServer
+from serve.ports import Call, Frame, Report
+from serve.settings import Settings
+from serve.web.app import create_app
+from serve.web.identity import Directory
+from serve.web.journal import Journal
+from serve.web.meter import Meter
+from serve.web.origin import Hosts, Origins
+from serve.web.services import Services
+
+T = TypeVar("T")
+SECRET = b"s" * 32
+
+
+class Pool:
+    """The inference replica as the ingresses see it; counts the calls, and can be taken away."""
+
+    def __init__(self, replica: Inference) -> None:
+        self.replica = replica
+        self.calls: list[Call] = []
+
+    async def stream(self, call: Call) -> AsyncGenerator[Frame, None]:
+        if call.path not in ("/api/version", "/api/tags", "/api/ps"):
+            self.calls.append(call)
+        stream = self.replica.stream(call)
+        try:
+            async for frame in stream:
+                yield frame
+        finally:
+            await stream.aclose()
+
+
+class Door:
+    """One ingress: its port, its cache, its counts."""
+
+    def __init__(self, url: str, answers: AnswerCache, meter: Meter) -> None:
+        self.url = url
+        self.answers = answers
+        self.meter = meter
+
+
+class Stack:
+    """`with Stack(settings) as stack:`; `stack.url` is the first ingress."""
+
+    def __init__(self, settings: Settings, doors: int = 1) -> None:
+        self.settings = settings
+        self._count = doors
+        self.doors: list[Door] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="stack", daemon=True)
+        self._exits = AsyncExitStack()
+
+    @property
+    def url(self) -> str:
+        return self.doors[0].url
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run something on the stack's own loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(120)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self.run(self._start())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.run(self._exits.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _start(self) -> None:
+        self.shard = ShardServer(SECRET, self.settings.cache, clock=time)
+        host, port = await self.shard.start()
+        self.shard_address: Address = (host, port, SECRET)
+        self._exits.push_async_callback(lambda: self.shard.stop())
+        self.pool = Pool(await Inference.launch(self.settings, self._connect))
+        self._exits.push_async_callback(lambda: self.pool.replica.stop())
+        for _ in range(self._count):
+            self.doors.append(await self._open())
+        for door in self.doors:
+            await until(lambda door=door: door.answers.has_catalogue)
+
+    async def _where(self) -> Address:
+        return self.shard_address
+
+    async def _everywhere(self) -> list[Address]:
+        return [self.shard_address]
+
+    async def _connect(self) -> Callable[[Report], Awaitable[None]]:
+        reporter = Reporter(
+            [self._everywhere], clock=monotonic, lease_s=self.settings.cache.lease_s
+        )
+        await self._exits.enter_async_context(reporter)
+        return reporter.report
+
+    async def _open(self) -> Door:
+        settings = self.settings
+        answers = AnswerCache(settings.cache, [self._where], clock=monotonic, now=time)
+        await self._exits.enter_async_context(answers)
+        meter = Meter()
+        services = Services(
+            inference=self.pool,
+            answers=answers,
+            directory=Directory(settings.auth),
+            origins=Origins(settings.ingress.origins),
+            hosts=Hosts(loopback=True),
+            meter=meter,
+            journal=Journal(meter, settings.ingress.log_sample, random.Random(1)),
+            now=time,
+            max_body_bytes=settings.ingress.max_body_bytes,
+            deadline_s=settings.ingress.deadline_s,
+        )
+        config = uvicorn.Config(
+            create_app(services), host="127.0.0.1", port=0, log_config=None, lifespan="off"
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.get_running_loop().create_task(server._serve())
+        await until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+
+        async def close() -> None:
+            server.should_exit = server.force_exit = True
+            await serving
+
+        self._exits.push_async_callback(close)
+        return Door(f"http://127.0.0.1:{port}", answers, meter)
+
+
+async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
+    """Wait for a condition. Raises `TimeoutError`."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)
