@@ -29,7 +29,13 @@ from serve.wire.goscan import (
 MISSING_BODY = "missing request body"
 
 _START = re.compile(r"[ \t\r\n]*(?=[\[{])")
-_DOUBTFUL = re.compile(rb"\\u[dD][89a-fA-F]|[0-9]{19}")
+_LONE_SURROGATE = re.compile(
+    rb"\\\\u[dD][89a-fA-F]"
+    rb"|\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+)
+_DIGITS_AS_ZEROS = bytes.maketrans(b"123456789", b"000000000")
+_TOO_LONG = b"0" * 309
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LARGEST = 1.7976931348623157e308
 _HTML = (
@@ -157,12 +163,19 @@ def _fast(body: bytes) -> object:
     """The first value, if it is an array or an object that both parsers read alike."""
     text = body.decode()
     start = _START.match(text)
-    if start is None or _DOUBTFUL.search(body):
+    if start is None or _is_doubtful(body):
         raise ValueError
     value, _ = _DECODER.raw_decode(text, start.end())
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
         _check_depth(value)
     return value
+
+
+def _is_doubtful(body: bytes) -> bool:
+    """May there be a lone surrogate, or an integer that no float can hold?"""
+    if b"\\u" in body and _LONE_SURROGATE.search(body):
+        return True
+    return _TOO_LONG in body.translate(_DIGITS_AS_ZEROS)
 
 
 def _check_depth(value: object) -> None:
@@ -214,7 +227,7 @@ def _merged(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _number(text: str, *, lenient: bool) -> int | float:
     """An integer where it fits 64 bits, else the nearest float."""
-    if text.lstrip("-").isdigit() and len(text) <= 20 and -(1 << 63) <= int(text) < (1 << 63):
+    if text.lstrip("-").isdigit() and len(text) <= 20 and _fits(int(text)):
         return int(text)
     value = float(text)
     if math.isinf(value) and not lenient:
@@ -228,9 +241,13 @@ def _prepared(value: object) -> object:
         return {key: _prepared(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_prepared(item) for item in value]
-    if isinstance(value, float):
-        return msgspec.Raw(number(value).encode())
+    if isinstance(value, float) or (isinstance(value, int) and not _fits(value)):
+        return msgspec.Raw(number(float(value)).encode())
     return value
+
+
+def _fits(value: int) -> bool:
+    return -(1 << 63) <= value < (1 << 63)
 
 
 def _without_surrogates(value: object) -> object:

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from serve.errors import BadRequest
 from serve.wire import gotypes
@@ -24,6 +32,9 @@ from serve.wire.goscan import Node
 
 Int = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)]
 """Go's `int` on a 64-bit machine."""
+
+
+_SCANNED: dict[str, Any] = {"scanned": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +62,12 @@ class GoStruct(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_go_reads(cls, data: Any) -> Any:
-        """Known keys in their own case, without nulls; what isn't an object is left to pydantic."""
+    def _as_go_reads(cls, data: Any, info: ValidationInfo) -> Any:
+        """Known keys in their own case, without nulls; what isn't an object is left to pydantic.
+
+        A key that comes twice, in two cases, is refused at first: Go looks at both values, so the
+        whole body has to be scanned.
+        """
         if not isinstance(data, dict):
             return data
         fields = _fields(cls)
@@ -61,6 +76,8 @@ class GoStruct(BaseModel):
             field = fields.exact.get(key) or fields.folded.get(fold(key))
             if field is None:
                 read[key] = value
+            elif field.key in read and info.context is not _SCANNED:
+                raise ValueError("named twice")
             elif value is not None:
                 read[field.key] = field.filled(value)
         return read
@@ -83,16 +100,26 @@ R = TypeVar("R", bound=GoRequest)
 def decode(body: bytes, kind: type[R], *, empty: str = MISSING_BODY) -> R:
     """The request in `body`. Raises `BadRequest` with the text of Go's decoder."""
     value, document = parse(body, empty=empty)
-    if document is not None:
-        _refuse(document, kind)
+    fields = {} if value is None else value
     try:
-        request = kind.model_validate({} if value is None else value)
-    except ValidationError as exc:
-        _refuse(document_of(body), kind)
-        place = ".".join(str(part) for part in exc.errors(include_input=False)[0]["loc"])
-        raise BadRequest(f"json: cannot unmarshal field {place}") from None
+        request = None if document else kind.model_validate(fields)
+    except ValidationError:
+        document, request = document_of(body), None
+    if request is None:
+        _refuse(document, kind)
+        request = _validated(fields, kind)
     request._raw = value if isinstance(value, dict) else {}  # noqa: SLF001 - made here
     return request
+
+
+def _validated(fields: object, kind: type[R]) -> R:
+    """What Go has nothing against; if pydantic still has, its word is the last."""
+    try:
+        return kind.model_validate(fields, context=_SCANNED)
+    except ValidationError as exc:
+        fault = exc.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise BadRequest(f"{place}: {fault['msg']}") from None
 
 
 def _refuse(document: Node, kind: type[GoRequest]) -> None:

@@ -173,14 +173,15 @@ class Unmarshaler:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What a function of its own decodes, after the value as such was read."""
+    """What a function of its own decodes, after the value was read as `first`."""
 
     name: str
     parse: Callable[[Node], object]
+    first: Shape
 
     def take(self, node: Node, decoding: Decoding) -> None:
-        """Note what the function says against the value, or a number that is too large."""
-        Any().take(node, decoding)
+        """Note what `first`, or else the function, says against the value."""
+        self.first.take(node, decoding)
         if decoding.noted is None and node is not None:
             try:
                 self.parse(node)

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from serve.wire.goscan import Node, Number, Object
 from serve.wire.gostruct import GoRequest, Int, decode
 from serve.wire.gotime import parse_duration
+from serve.wire.gotypes import Any as AnyValue
 from serve.wire.gotypes import Parsed, Raw, Unmarshaler
 from serve.wire.messages import ImageData, Message, Tools
 
@@ -88,12 +89,16 @@ def _plain(node: Node) -> object:
 KeepAlive = Annotated[
     float | None,
     BeforeValidator(keep_alive_s),
-    Unmarshaler("api.Duration", Parsed("api.Duration", lambda node: keep_alive_s(_plain(node)))),
+    Unmarshaler(
+        "api.Duration", Parsed("api.Duration", lambda node: keep_alive_s(_plain(node)), AnyValue())
+    ),
 ]
 Think = Annotated[
     bool | str | None,
     BeforeValidator(think_value),
-    Unmarshaler("api.ThinkValue", Parsed("api.ThinkValue", lambda node: think_value(_plain(node)))),
+    Unmarshaler(
+        "api.ThinkValue", Parsed("api.ThinkValue", lambda node: think_value(_plain(node)), Raw())
+    ),
 ]
 Format = Annotated[Any, Raw()]
 
