@@ -10,7 +10,6 @@ import random
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from functools import partial
 from time import monotonic, time
 from typing import Any, Self, TypeVar
 

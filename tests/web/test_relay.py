@@ -2,26 +2,15 @@
 
 import asyncio
 import json
-import random
-from collections.abc import Sequence
-from time import monotonic, time
 
 import pytest
 
-from serve.cache.client import Address
-from serve.cache.service import AnswerCache
-from serve.errors import CacheUnavailable, EngineDied, Overloaded
+from serve.errors import EngineDied, Overloaded
 from serve.ports import Head, Tail
-from serve.settings import AuthSettings, CacheSettings
-from serve.web.app import create_app
-from serve.web.gateway import Gateway
-from serve.web.identity import Directory
-from serve.web.journal import Journal
-from serve.web.meter import Meter, Verdict
-from serve.web.origin import Hosts, Origins
-from serve.web.services import Services
+from serve.web.meter import Verdict
 from tests.asgi import Caller, ended
-from tests.web.scripted_pool import JSON, NDJSON, ScriptedPool, Step, line
+from tests.web.front import Front
+from tests.web.scripted_pool import JSON, NDJSON, Step, line
 
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 WHOLE = b'{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":false}'
@@ -30,41 +19,9 @@ TAIL = Tail("d", "d", "f")
 DIED = b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
 
 
-async def nowhere() -> Address:
-    raise CacheUnavailable("no shard in this test")
-
-
-class Bench:
-    def __init__(self, script: Sequence[Step], deadline_s: float | None = None) -> None:
-        self.pool = ScriptedPool(script)
-        self.meter = Meter()
-        self.app: Gateway = create_app(
-            Services(
-                inference=self.pool,
-                answers=AnswerCache(CacheSettings(), [nowhere], clock=monotonic, now=time),
-                directory=Directory(AuthSettings()),
-                origins=Origins(),
-                hosts=Hosts(loopback=True),
-                meter=self.meter,
-                journal=Journal(self.meter, 1.0, random.Random(1)),
-                now=time,
-                max_body_bytes=1000,
-                deadline_s=deadline_s,
-            )
-        )
-
-    async def post(self, path: str, body: bytes) -> Caller:
-        caller = Caller("POST", path, body)
-        await caller.run(self.app)
-        assert caller.is_whole
-        assert self.pool.closed == len(self.pool.calls), "a stream was left open"
-        assert self.meter.in_flight == 0
-        return caller
-
-
 async def test_each_line_is_sent_as_it_comes() -> None:
-    bench = Bench([NDJSON, line("a"), line("b"), line("", done=True), TAIL])
-    caller = await bench.post("/api/chat", CHAT)
+    front = Front([NDJSON, line("a"), line("b"), line("", done=True), TAIL])
+    caller = await front.post("/api/chat", CHAT)
     assert caller.status == 200
     assert caller.headers[b"content-type"] == b"application/x-ndjson"
     assert b"content-length" not in caller.headers
@@ -74,10 +31,10 @@ async def test_each_line_is_sent_as_it_comes() -> None:
 
 async def test_the_status_waits_for_the_first_line() -> None:
     event = asyncio.Event()
-    bench = Bench([NDJSON, event, line("a", done=True), TAIL])
+    front = Front([NDJSON, event, line("a", done=True), TAIL])
     caller = Caller("POST", "/api/chat", CHAT)
-    task = asyncio.get_running_loop().create_task(caller.run(bench.app))
-    while not bench.pool.calls:
+    task = asyncio.get_running_loop().create_task(caller.run(front.app))
+    while not front.pool.calls:
         await asyncio.sleep(0)
     assert caller.sent == []
     event.set()
@@ -88,47 +45,47 @@ async def test_the_status_waits_for_the_first_line() -> None:
 @pytest.mark.parametrize("error", [EngineDied(), EngineDied("gone")])
 async def test_a_pool_lost_before_the_first_byte_has_a_status(error: EngineDied) -> None:
     for script in ([error], [NDJSON, error]):
-        caller = await Bench(script).post("/api/chat", CHAT)
+        caller = await Front(script).post("/api/chat", CHAT)
         assert caller.status == 500
         assert json.loads(caller.body) == {"error": str(error)}
 
 
 async def test_a_pool_lost_in_mid_stream_is_a_last_line() -> None:
-    caller = await Bench([NDJSON, line("a"), EngineDied()]).post("/api/chat", CHAT)
+    caller = await Front([NDJSON, line("a"), EngineDied()]).post("/api/chat", CHAT)
     assert caller.status == 200
     assert caller.body == line("a") + DIED
 
 
 async def test_an_engines_own_last_line_passes() -> None:
-    caller = await Bench([NDJSON, line("a") + line("b") + DIED]).post("/api/chat", CHAT)
+    caller = await Front([NDJSON, line("a") + line("b") + DIED]).post("/api/chat", CHAT)
     assert caller.body == line("a") + line("b") + DIED
 
 
 async def test_a_failure_in_mid_answer_is_a_status_for_who_does_not_stream() -> None:
     for script in ([NDJSON, line("a"), DIED], [NDJSON, line("a"), EngineDied()]):
-        caller = await Bench(script).post("/api/chat", WHOLE)
+        caller = await Front(script).post("/api/chat", WHOLE)
         assert caller.status == 500
         assert caller.body + b"\n" == DIED
         assert caller.headers[b"content-length"] == str(len(caller.body)).encode()
 
 
 async def test_openai_clients_get_an_event_and_no_done() -> None:
-    caller = await Bench([NDJSON, line("a"), DIED]).post("/v1/chat/completions", OPENAI)
+    caller = await Front([NDJSON, line("a"), DIED]).post("/v1/chat/completions", OPENAI)
     events = caller.body.decode().split("\n\n")
     assert json.loads(events[-2].removeprefix("data: "))["error"]["type"] == "api_error"
     assert "[DONE]" not in caller.body.decode()
 
 
 async def test_an_empty_stream_is_not_an_answer() -> None:
-    caller = await Bench([NDJSON]).post("/api/chat", WHOLE)
+    caller = await Front([NDJSON]).post("/api/chat", WHOLE)
     assert caller.status == 500
 
 
 async def test_a_refusal_is_passed_on_in_the_dialect() -> None:
     refusal = [Head(404, "application/json; charset=utf-8"), b'{"error":"model \'m\' not found"}']
-    caller = await Bench(refusal).post("/api/chat", CHAT)
+    caller = await Front(refusal).post("/api/chat", CHAT)
     assert (caller.status, caller.body) == (404, b'{"error":"model \'m\' not found"}')
-    caller = await Bench(refusal).post("/v1/chat/completions", OPENAI)
+    caller = await Front(refusal).post("/v1/chat/completions", OPENAI)
     assert caller.status == 404
     assert json.loads(caller.body)["error"]["type"] == "not_found_error"
 
@@ -136,20 +93,20 @@ async def test_a_refusal_is_passed_on_in_the_dialect() -> None:
 async def test_overload_says_when_to_come_back() -> None:
     busy = [Head(503, "application/json; charset=utf-8"), b'{"error":"server busy"}']
     for script in ([Overloaded()], busy):
-        caller = await Bench(script).post("/api/chat", CHAT)
+        caller = await Front(script).post("/api/chat", CHAT)
         assert caller.status == 503
         assert caller.headers[b"retry-after"] == b"1"
 
 
 async def test_a_deadline_is_a_504_and_ends_the_call() -> None:
-    caller = await Bench([asyncio.Event()], deadline_s=0.01).post("/api/chat", CHAT)
+    caller = await Front([asyncio.Event()], deadline_s=0.01).post("/api/chat", CHAT)
     assert caller.status == 504
     assert b"deadline" in caller.body
 
 
 async def test_one_object_passes_with_its_length() -> None:
     body = b'{"model":"m","embeddings":[[1]]}'
-    caller = await Bench([JSON, body[:9], body[9:], TAIL]).post("/api/embed", b'{"model":"m"}')
+    caller = await Front([JSON, body[:9], body[9:], TAIL]).post("/api/embed", b'{"model":"m"}')
     assert caller.body == body
     assert caller.headers[b"content-length"] == str(len(body)).encode()
 
@@ -157,44 +114,44 @@ async def test_one_object_passes_with_its_length() -> None:
 @pytest.mark.parametrize("body", [CHAT, WHOLE])
 @pytest.mark.parametrize("script", [[NDJSON, line("a")], [NDJSON], []])
 async def test_a_client_that_leaves_ends_the_call(script: list[Step], body: bytes) -> None:
-    bench = Bench([*script, asyncio.Event()])
+    front = Front([*script, asyncio.Event()])
     caller = Caller("POST", "/api/chat", body)
-    task = asyncio.get_running_loop().create_task(caller.run(bench.app))
-    while not bench.pool.calls:
+    task = asyncio.get_running_loop().create_task(caller.run(front.app))
+    while not front.pool.calls:
         await asyncio.sleep(0)
     caller.leave()
     await task
-    assert bench.pool.closed == 1
-    assert bench.meter.statuses["/api/chat", 499] == 1
+    assert front.pool.closed == 1
+    assert front.meter.statuses["/api/chat", 499] == 1
 
 
 async def test_serves_own_cancellation_ends_the_call_too() -> None:
-    bench = Bench([NDJSON, line("a"), asyncio.Event()])
+    front = Front([NDJSON, line("a"), asyncio.Event()])
     caller = Caller("POST", "/api/chat", CHAT)
-    task = asyncio.get_running_loop().create_task(caller.run(bench.app))
+    task = asyncio.get_running_loop().create_task(caller.run(front.app))
     while len(caller.sent) < 2:
         await asyncio.sleep(0)
     await ended(task)
-    assert bench.pool.closed == 1
-    assert bench.meter.in_flight == 0
+    assert front.pool.closed == 1
+    assert front.meter.in_flight == 0
 
 
 async def test_what_is_asked_of_the_engine_keeps_unknown_fields_and_always_streams() -> None:
-    bench = Bench([NDJSON, line("", done=True), TAIL])
+    front = Front([NDJSON, line("", done=True), TAIL])
     body = b'{"model":"m","stream":false,"x":{"b":1,"a":2},"messages":[{"role":"user"}]}'
-    await bench.post("/api/chat", body)
-    assert bench.pool.calls[0].body == (
+    await front.post("/api/chat", body)
+    assert front.pool.calls[0].body == (
         b'{"model":"m","x":{"b":1,"a":2},"messages":[{"role":"user"}]}'
     )
-    await bench.post("/api/chat", CHAT)
-    assert bench.pool.calls[1].body is CHAT
+    await front.post("/api/chat", CHAT)
+    assert front.pool.calls[1].body is CHAT
 
 
 async def test_every_request_is_counted_by_verdict() -> None:
-    bench = Bench([NDJSON, line("", done=True), TAIL])
-    await bench.post("/api/chat", CHAT)
-    verdicts, statuses, times = bench.meter.drain()
+    front = Front([NDJSON, line("", done=True), TAIL])
+    await front.post("/api/chat", CHAT)
+    verdicts, statuses, times = front.meter.drain()
     assert verdicts == {Verdict("bypass", "sampled"): 1}
     assert statuses == {("/api/chat", 200): 1}
     assert len(times) == 1
-    assert not bench.meter.answers
+    assert not front.meter.answers

@@ -1,0 +1,197 @@
+"""Routing, verbs, slashes, Host and Origin: as Ollama's own router answers them."""
+
+import json
+from hashlib import sha256
+
+import pytest
+
+from serve.errors import EngineDied
+from serve.ports import Head, Tail
+from serve.settings import AuthSettings, Key
+from tests.web.front import Front
+from tests.web.scripted_pool import JSON, NDJSON, line
+
+TAGS = (
+    b'{"models":[{"name":"m:latest","model":"m:latest","modified_at":"2026-11-23T14:23:20.8Z",'
+    b'"size":1,"digest":"d","details":{}}]}'
+)
+KEYS = AuthSettings(
+    keys=[Key.model_validate({"sha256": sha256(b"alpha").hexdigest(), "tenant": "a"})]
+)
+
+
+async def test_the_root_says_what_ollama_says() -> None:
+    front = Front([])
+    got = await front.ask("GET", "/")
+    assert (got.status, got.body) == (200, b"Ollama is running")
+    head = await front.ask("HEAD", "/")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers[b"content-length"] == b"17"
+
+
+async def test_an_unknown_path_is_a_404_in_plain_text() -> None:
+    for method, path in [("GET", "/nope"), ("POST", "/api/nope"), ("GET", "/API/tags")]:
+        got = await Front([]).ask(method, path, b"{}")
+        assert (got.status, got.body) == (404, b"404 page not found")
+        assert got.headers[b"content-type"] == b"text/plain"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/api/chat", b"POST"),
+        ("GET", "/v1/chat/completions", b"POST"),
+        ("HEAD", "/api/ps", b"GET"),
+        ("POST", "/api/tags", b"GET, HEAD"),
+    ],
+)
+async def test_another_verb_is_a_405_that_names_the_right_ones(
+    method: str, path: str, allow: bytes
+) -> None:
+    got = await Front([]).ask(method, path)
+    assert got.status == 405
+    assert got.headers[b"allow"] == allow
+    assert got.body == (b"" if method == "HEAD" else b"405 method not allowed")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "location"),
+    [
+        ("GET", "/api/tags/", 301, b"/api/tags"),
+        ("POST", "/api/chat/", 307, b"/api/chat"),
+        ("GET", "//api/tags?x=1", 307, b"/api/tags?x=1"),
+        ("GET", "/api/../api/tags", 307, b"/api/tags"),
+    ],
+)
+async def test_a_path_that_differs_by_slashes_is_redirected(
+    method: str, path: str, status: int, location: bytes
+) -> None:
+    got = await Front([]).ask(method, path)
+    assert (got.status, got.headers[b"location"]) == (status, location)
+    assert (b"<a href" in got.body) == (method == "GET")
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "//evil.example/api/tags", "/nope/"])
+async def test_no_redirect_leads_away(path: str) -> None:
+    got = await Front([]).ask("GET", path)
+    assert got.status == 404
+
+
+async def test_origins_and_hosts() -> None:
+    front = Front([JSON, b'{"version":"0.33.0"}', Tail("", "", "")])
+    good = [(b"origin", b"http://localhost:3000")]
+    got = await front.ask("GET", "/api/version", headers=good)
+    assert got.headers[b"access-control-allow-origin"] == b"http://localhost:3000"
+    evil = [(b"origin", b"http://evil.example")]
+    for method in ("GET", "OPTIONS"):
+        got = await front.ask(method, "/api/version", headers=evil)
+        assert (got.status, got.body) == (403, b"")
+    got = await front.ask("OPTIONS", "/api/chat", headers=good)
+    assert got.status == 204
+    assert got.headers[b"access-control-allow-methods"].startswith(b"GET,POST")
+    got = await front.ask("OPTIONS", "/api/chat")
+    assert got.status == 204
+    got = await front.ask("GET", "/api/version", headers=[(b"host", b"evil.example")])
+    assert got.status == 403
+    own = [(b"origin", b"http://box.local"), (b"host", b"box.local")]
+    got = await front.ask("GET", "/api/version", headers=own)
+    assert got.status == 200
+    assert b"access-control-allow-origin" not in got.headers
+
+
+async def test_a_stream_to_an_allowed_origin_says_so() -> None:
+    front = Front([NDJSON, line("", done=True), Tail("", "", "")])
+    got = await front.ask(
+        "POST",
+        "/api/chat",
+        b'{"model":"m","messages":[{"role":"user"}]}',
+        [(b"origin", b"http://localhost:3000")],
+    )
+    assert got.headers[b"access-control-allow-origin"] == b"http://localhost:3000"
+
+
+async def test_a_request_id_is_on_every_answer() -> None:
+    front = Front([])
+    got = await front.ask("GET", "/nope")
+    other = await front.ask("GET", "/nope")
+    assert got.headers[b"x-request-id"] != other.headers[b"x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/api/generate", "/api/show", "/v1/models", "/api/tags"])
+async def test_a_key_is_asked_for_in_the_dialect(path: str) -> None:
+    front = Front([JSON, TAGS, Tail("", "", "")], auth=KEYS)
+    method = "GET" if path in ("/v1/models", "/api/tags") else "POST"
+    got = await front.ask(method, path, b"{}")
+    assert got.status == 401
+    error = json.loads(got.body)["error"]
+    assert (error["message"] if path.startswith("/v1") else error).startswith("unauthorized")
+    assert front.pool.calls == []
+    if method == "GET":
+        got = await front.ask(method, path, headers=[(b"x-api-key", b"alpha")])
+        assert got.status == 200
+
+
+async def test_probes_need_no_key() -> None:
+    front = Front([JSON, b'{"version":"x"}'], auth=KEYS)
+    assert (await front.ask("GET", "/healthz")).body == b"ok"
+    got = await front.ask("GET", "/readyz")
+    assert (got.status, got.body) == (503, b"the cache has not heard of the engine's models yet")
+
+
+async def test_not_ready_says_why() -> None:
+    got = await Front([EngineDied("gone")]).ask("GET", "/readyz")
+    assert (got.status, got.body) == (503, b"gone")
+    got = await Front([Head(503, "text/plain"), b"starting"]).ask("GET", "/readyz")
+    assert (got.status, got.body) == (503, b"starting")
+
+
+async def test_a_body_over_the_limit_is_a_413_in_the_dialect() -> None:
+    front = Front([])
+    for path in ("/api/generate", "/api/show", "/v1/chat/completions"):
+        got = await front.ask("POST", path, b"x" * 1001)
+        assert got.status == 413
+        assert b"too large" in got.body
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "text"),
+    [
+        ("/api/generate", b"", "missing request body"),
+        ("/api/generate", b'{"model": ', "unexpected EOF"),
+        (
+            "/api/chat",
+            b'{"model":"m","messages":"hi"}',
+            "json: cannot unmarshal string into Go struct field ChatRequest.messages of type "
+            "[]api.Message",
+        ),
+        (
+            "/api/embed",
+            b"[1]",
+            "json: cannot unmarshal array into Go value of type api.EmbedRequest",
+        ),
+    ],
+)
+async def test_a_body_of_the_wrong_form_is_refused_in_ollamas_words(
+    path: str, body: bytes, text: str
+) -> None:
+    front = Front([])
+    got = await front.ask("POST", path, body)
+    assert (got.status, json.loads(got.body)) == (400, {"error": text})
+    assert front.pool.calls == []
+
+
+async def test_models_are_told_as_openai_tells_them() -> None:
+    front = Front([JSON, TAGS, Tail("", "", "")])
+    got = await front.ask("GET", "/v1/models")
+    assert json.loads(got.body)["data"][0]["id"] == "m:latest"
+    got = await front.ask("GET", "/v1/models/m")
+    assert json.loads(got.body)["id"] == "m"
+    got = await front.ask("GET", "/v1/models/nope")
+    assert got.status == 404
+    assert json.loads(got.body)["error"]["message"] == "model 'nope:latest' not found"
+
+
+async def test_a_model_list_that_an_engine_refuses_is_an_error() -> None:
+    front = Front([Head(500, "application/json"), b'{"error":"broken"}'])
+    got = await front.ask("GET", "/v1/models")
+    assert (got.status, json.loads(got.body)["error"]["message"]) == (500, "broken")
