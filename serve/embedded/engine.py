@@ -1,0 +1,109 @@
+"""What the handlers share: the models, the scheduler, and how a request's options become a launch."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serve.embedded.config import EngineConfig
+from serve.embedded.loaded import Loaded
+from serve.embedded.models import LocalModel, Shelf
+from serve.embedded.process import Launch
+from serve.embedded.scheduler import Scheduler
+from serve.errors import BadRequest, NotFound
+from serve.wire import names
+from serve.wire.options import Options
+
+_SMALLEST_CONTEXT = 4
+_EMBEDDING_BATCH = 2048
+_NO_SHIFT = "deepseek2"
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One engine."""
+
+    config: EngineConfig
+    shelf: Shelf
+    scheduler: Scheduler
+
+    def options(self, model: LocalModel, asked: Mapping[str, Any]) -> Options:
+        """A request's effective options. Raises `EngineInvalid` for a value of a wrong type."""
+        options = Options.merged(model.options, asked)
+        changes: dict[str, Any] = {}
+        if not options.num_ctx:
+            changes["num_ctx"] = self.config.context_length
+        if model.embeds and "num_batch" not in {*model.options, *asked}:
+            changes["num_batch"] = min(_EMBEDDING_BATCH, changes.get("num_ctx", options.num_ctx))
+        return options.model_copy(update=changes)
+
+    def launch(self, model: LocalModel, options: Options, *, shift: bool | None) -> Launch:
+        """What the model's runner must have been started with to serve these options."""
+        context = max(options.num_ctx, _SMALLEST_CONTEXT)
+        trained = model.facts.number("context_length")
+        return Launch(
+            path=str(model.path),
+            template=model.template,
+            embedding=model.embeds,
+            slots=1 if model.embeds else self.config.slots,
+            context=min(context, trained) if trained else context,
+            batch=options.num_batch,
+            shift=model.facts.architecture != _NO_SHIFT if shift is None else shift,
+            keep=max(options.num_keep, 0),
+            threads=options.num_thread or self.config.threads,
+            gpu_layers=options.num_gpu,
+            main_gpu=options.main_gpu,
+            mmap=options.use_mmap,
+            kv_type=self.config.kv_cache_type,
+            flash_attention=self.config.flash_attention,
+        )
+
+
+class Request:
+    """One request on its way: its body, when it came, and what ends with it."""
+
+    def __init__(
+        self, body: bytes, headers: Mapping[str, str], ends: contextlib.AsyncExitStack
+    ) -> None:
+        self.body = body
+        self.headers = headers
+        self.ends = ends
+        self.started_ns = time.monotonic_ns()
+        self.loaded_ns = self.started_ns
+
+    async def runner(
+        self,
+        engine: Engine,
+        model: LocalModel,
+        options: Options,
+        keep_alive_s: float | None,
+        *,
+        shift: bool | None = None,
+    ) -> Loaded:
+        """The loaded model, kept until the request has ended. Raises as `Scheduler.runner` does."""
+        launch = engine.launch(model, options, shift=shift)
+        loaded = await self.ends.enter_async_context(
+            engine.scheduler.runner(model, launch, keep_alive_s)
+        )
+        self.loaded_ns = time.monotonic_ns()
+        return loaded
+
+    def durations(self) -> dict[str, int]:
+        """How long the request took until now, and how much of it before its model was ready."""
+        return {
+            "total_duration": time.monotonic_ns() - self.started_ns,
+            "load_duration": self.loaded_ns - self.started_ns,
+        }
+
+
+async def named(engine: Engine, name: str, *, unnamed: BadRequest | NotFound) -> LocalModel | None:
+    """The model that a request names; None if there is none.
+
+    Raises `unnamed` for an empty name, `BadRequest` for one that Ollama refuses.
+    """
+    try:
+        canonical = names.canonical(name)
+    except BadRequest as error:
+        raise (unnamed if str(error) == names.REQUIRED else error) from None
+    return await engine.shelf.find(canonical)

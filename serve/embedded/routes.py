@@ -1,0 +1,100 @@
+"""The engine's routes, and what Go's routers do around them: 404, 405 and redirects."""
+
+import posixpath
+from collections.abc import Awaitable, Callable, Mapping
+
+from serve.embedded import OLLAMA_VERSION
+from serve.embedded.chat import chat
+from serve.embedded.embed import embed, embeddings
+from serve.embedded.engine import Engine, Request
+from serve.embedded.generate import generate
+from serve.embedded.replies import Reply, Whole, json_reply
+from serve.embedded.show import ps, show, tags
+
+Handler = Callable[[Engine, Request], Awaitable[Reply]]
+
+STATUS_PATH = "/-/status"
+"""Not Ollama's: the scheduler's counters and what is loaded, for tests and for people who look."""
+
+
+async def root(_: Engine, __: Request) -> Reply:
+    """The sign of life that `ollama` looks for."""
+    return Whole(200, b"Ollama is running", b"text/plain; charset=utf-8")
+
+
+async def version(_: Engine, __: Request) -> Reply:
+    """The version of Ollama that this engine is compatible with."""
+    return json_reply({"version": OLLAMA_VERSION})
+
+
+async def status(engine: Engine, _: Request) -> Reply:
+    """Counters, and every loaded model's process, uses, and slots that compute right now."""
+    loaded = []
+    for one in engine.scheduler.loaded:
+        slots = await one.process.llama.ask("/slots")
+        busy = sum(bool(slot["is_processing"]) for slot in slots)
+        loaded.append(
+            {
+                "name": one.model.name,
+                "pid": one.process.pid,
+                "uses": one.uses,
+                "slots": one.launch.slots,
+                "busy": busy,
+                "context": one.launch.context,
+            }
+        )
+    return json_reply({"counters": engine.scheduler.counters.as_dict(), "loaded": loaded})
+
+
+ROUTES: Mapping[str, Mapping[str, Handler]] = {
+    "/": {"HEAD": root, "GET": root},
+    "/api/version": {"HEAD": version, "GET": version},
+    "/api/tags": {"HEAD": tags, "GET": tags},
+    "/api/ps": {"GET": ps},
+    "/api/show": {"POST": show},
+    "/api/generate": {"POST": generate},
+    "/api/chat": {"POST": chat},
+    "/api/embed": {"POST": embed},
+    "/api/embeddings": {"POST": embeddings},
+    STATUS_PATH: {"GET": status},
+}
+
+
+def redirect(method: str, path: str, query: str) -> Whole | None:
+    """Where Go sends a path that isn't clean, or that only differs from a route by a slash."""
+    clean = _clean(path)
+    if clean != path:
+        return _moved(method, 307, "Temporary Redirect", clean, query)
+    other = path[:-1] if path.endswith("/") else path + "/"
+    if path not in ROUTES and method in ROUTES.get(other, ()):
+        if method == "GET":
+            return _moved(method, 301, "Moved Permanently", other, query)
+        return _moved(method, 307, "Temporary Redirect", other, query)
+    return None
+
+
+def not_found() -> Whole:
+    """For a path that is no route."""
+    return Whole(404, b"404 page not found", b"text/plain")
+
+
+def not_allowed() -> Whole:
+    """For a route's path with another verb; its `Allow` is added to whatever is answered there."""
+    return Whole(405, b"405 method not allowed", b"text/plain")
+
+
+def _clean(path: str) -> str:
+    if not path.startswith("/"):
+        return "/" + path
+    clean = posixpath.normpath(path)
+    clean = "/" + clean.lstrip("/")
+    return clean + "/" if path.endswith("/") and clean != "/" else clean
+
+
+def _moved(method: str, code: int, words: str, path: str, query: str) -> Whole:
+    location = path + (f"?{query}" if query else "")
+    headers = ((b"location", location.encode("latin-1", "replace")),)
+    if method == "GET":
+        body = f'<a href="{location}">{words}</a>.\n\n'.encode()
+        return Whole(code, body, b"text/html; charset=utf-8", headers)
+    return Whole(code, headers=headers)

@@ -1,0 +1,113 @@
+"""The engine's HTTP: one raw ASGI application.
+
+Every request runs as a task of its own, which ends when the client leaves, so that a computation
+that nobody waits for stops at the next token and its slot is free.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import replace
+from typing import Any
+
+from serve.embedded.engine import Engine, Request
+from serve.embedded.gate import Gate, Passed
+from serve.embedded.replies import Header, Reply, Send, Whole, error_reply
+from serve.embedded.routes import ROUTES, STATUS_PATH, not_allowed, not_found, redirect
+from serve.errors import RayllamaError
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """The ASGI application over an engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._gate = Gate(engine.config.origins)
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serves one request; nothing else than HTTP comes here."""
+        body = await _body(receive)
+        if body is None:
+            return
+        work = asyncio.get_running_loop().create_task(self._serve(scope, body, send))
+        self._running.add(work)
+        watch = asyncio.get_running_loop().create_task(_disconnected(receive))
+        try:
+            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._running.discard(work)
+            watch.cancel()
+            work.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+        if not work.cancelled():
+            work.result()
+
+    def cut(self) -> None:
+        """Ends every request that is being answered, wherever it is."""
+        for task in self._running:
+            task.cancel()
+
+    async def _serve(self, scope: MutableMapping[str, Any], body: bytes, send: Send) -> None:
+        started = time.monotonic()
+        method, path = scope["method"], scope["path"]
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        async with contextlib.AsyncExitStack() as ends:
+            request = Request(body, headers, ends)
+            reply = await self._reply(
+                method, path, scope["query_string"].decode("latin-1"), request
+            )
+            await reply.send(send)
+        if path != STATUS_PATH:
+            _log.info("%s %s %.1f ms", method, path, (time.monotonic() - started) * 1000)
+
+    async def _reply(self, method: str, path: str, query: str, request: Request) -> Reply:
+        moved = redirect(method, path, query)
+        if moved is not None:
+            return moved
+        verbs = ROUTES.get(path, {})
+        passed = self._gate.check(method, request.headers)
+        allow: tuple[Header, ...] = ()
+        if verbs and method not in verbs:
+            allow = ((b"allow", ", ".join(verbs).encode()),)
+        if isinstance(passed, Passed):
+            reply = await self._handled(method, path, request)
+            return replace(reply, headers=(*allow, *passed.headers, *reply.headers))
+        return replace(passed, headers=(*allow, *passed.headers))
+
+    async def _handled(self, method: str, path: str, request: Request) -> Reply:
+        verbs = ROUTES.get(path)
+        if verbs is None:
+            return not_found()
+        handler = verbs.get(method)
+        if handler is None:
+            return not_allowed()
+        try:
+            return await handler(self._engine, request)
+        except RayllamaError as error:
+            return error_reply(error)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The request's body; None if the client left before it was all there."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,51 @@
+"""Telling a model's thoughts from its answer in a text that streams, by the tags around them."""
+
+_OPEN, _CLOSE = "<think>", "</think>"
+
+
+class Thoughts:
+    """Splits text as it comes. `inside`: the prompt has opened the thought already."""
+
+    def __init__(self, *, inside: bool) -> None:
+        self._inside = inside
+        self._began = inside
+        self._held = ""
+
+    @classmethod
+    def after(cls, prompt: str) -> "Thoughts":
+        """For the answer to `prompt`."""
+        return cls(inside=prompt.rstrip().endswith(_OPEN))
+
+    def split(self, text: str, *, last: bool = False) -> tuple[str, str]:
+        """What of the text so far is (thought, answer); the beginning of a tag is held back."""
+        text, self._held = self._held + text, ""
+        if not self._began:
+            text = self._open(text, last=last)
+        if not self._inside:
+            return "", text
+        thought, tag, answer = text.partition(_CLOSE)
+        if tag:
+            self._inside = False
+            return thought, answer.lstrip()
+        kept = 0 if last else _overlap(thought, _CLOSE)
+        self._held = thought[len(thought) - kept :]
+        return thought[: len(thought) - kept], ""
+
+    def _open(self, text: str, *, last: bool) -> str:
+        """Looks for the opening tag, which only counts at the very beginning."""
+        start = text.lstrip()
+        if start.startswith(_OPEN):
+            self._began = self._inside = True
+            return start.removeprefix(_OPEN).lstrip()
+        if _OPEN.startswith(start) and not last:
+            self._held = text
+            return ""
+        self._began = True
+        return text
+
+
+def _overlap(text: str, tag: str) -> int:
+    """How many characters at the end of `text` may be the beginning of `tag`."""
+    return next(
+        (n for n in range(min(len(text), len(tag) - 1), 0, -1) if tag.startswith(text[-n:])), 0
+    )
