@@ -145,9 +145,9 @@ class Faulty(BaseHTTPRequestHandler):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
                 self.wfile.flush()
             self.wfile.write(b"0\r\n\r\n")
+            self._note("answered")
         except OSError:
-            if SCRATCH.exists():
-                (SCRATCH / "client_left").touch()
+            self._note("client_left")
             self.close_connection = True
 
     def _parts(self, request: dict[str, Any], fault: str) -> Iterator[bytes]:
@@ -160,6 +160,10 @@ class Faulty(BaseHTTPRequestHandler):
             yield line(f"b{number}")
         if fault != "no_done":
             yield line("", done=True)
+
+    def _note(self, name: str) -> None:
+        if SCRATCH.exists():
+            (SCRATCH / name).touch()
 
     def _json(self, value: object, status: int = 200) -> None:
         self._bytes(compact(value), status, "application/json; charset=utf-8")
