@@ -1,8 +1,9 @@
 """The embedded engine: a server process that speaks Ollama's native API over llama.cpp.
 
 It stands in for `ollama serve`, on any machine, without a download: started as
-`python -m serve.embedded --port N --config JSON`, ready when `/api/version` answers 200. Like Ollama
-it runs every loaded model in a process of its own, which llama.cpp serves over HTTP on loopback.
+`python -m serve.embedded --port N --config JSON`, ready when `/api/version` answers 200. Like
+Ollama it runs every loaded model in a process of its own, which llama.cpp serves over HTTP on
+loopback.
 
 A request's way: `server` (connection, disconnects) → `routes` (which handler) → `generate`, `chat`,
 `embed` or `show` → `scheduler` (which runner; load, evict, reload) → `completion` or `native_chat`

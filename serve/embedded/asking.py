@@ -71,12 +71,14 @@ def sampling(question: Question, loaded: Loaded) -> dict[str, Any]:
 
 
 def schema_of(question: Question) -> Mapping[str, Any] | str | None:
-    """A JSON schema, or "json" for any object, or None. Raises `EngineInvalid` for what is neither."""
+    """A JSON schema, "json" for any object, or None; `EngineInvalid` is raised for other things."""
     wanted = question.format
-    if wanted is None or wanted == "":
+    if wanted in (None, ""):
         return None
-    if wanted == "json" or isinstance(wanted, dict):
+    if isinstance(wanted, dict):
         return wanted
+    if wanted == "json":
+        return "json"
     written = json.dumps(wanted, ensure_ascii=False, separators=(",", ":"))
     raise EngineInvalid(
         f'invalid format: {quoted(written)}; expected "json" or a valid JSON Schema object'

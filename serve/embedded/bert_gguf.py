@@ -46,8 +46,8 @@ _POOLING = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2}
 def convert(source: Path, target: Path) -> None:
     """Writes the model in the folder `source` as GGUF to `target`.
 
-    `source` is a sentence-transformers folder. Raises `OSError`, `KeyError` or `ValueError` if it is
-    incomplete.
+    `source` is a sentence-transformers folder. Raises `OSError`, `KeyError` or `ValueError` if it
+    is incomplete.
     """
     writer = gguf.GGUFWriter(target, "bert")
     config = _json(source / "config.json")
@@ -65,7 +65,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def _write_keys(writer: Any, source: Path, config: dict[str, Any]) -> None:
-    writer.add_bool("bert.attention.causal", False)
+    writer.add_bool("bert.attention.causal", val=False)
     writer.add_head_count(config["num_attention_heads"])
     writer.add_layer_norm_eps(config["layer_norm_eps"])
     writer.add_block_count(config["num_hidden_layers"])

@@ -11,7 +11,7 @@ def top_logprobs_in_range(count: int) -> None:
         raise BadRequest("top_logprobs must be between 0 and 20")
 
 
-def choose_thinking(model: LocalModel, name: str, asked: bool | str | None) -> bool | str | None:
+def choose_thinking(model: LocalModel, name: str, asked: bool | str | None) -> bool | str | None:  # noqa: FBT001 - a value of the request
     """Whether to think: a model that can, does unless told not to.
 
     Raises `BadRequest` where one that can't is asked to; `name` is the caller's spelling.

@@ -85,7 +85,7 @@ async def _pieces(
     loaded: Loaded, question: Question, messages: list[Message]
 ) -> AsyncGenerator[Piece, None]:
     """From llama.cpp's own chat where there is something to parse, else from a plain prompt."""
-    if question.tools or question.think is not None and "thinking" in loaded.model.capabilities:
+    if question.tools or "thinking" in loaded.model.capabilities:
         source = converse(loaded, messages, question)
     else:
         images = [base64_of(image) for message in messages for image in message.images]

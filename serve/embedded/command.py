@@ -63,18 +63,18 @@ async def _serve(port: int, config: EngineConfig, shelf: Shelf) -> None:
         max_queue=config.max_queue,
         keep_alive_s=config.keep_alive_s,
     )
-    app = Server(Engine(config, shelf, scheduler))
-    server = _Uvicorn(_uvicorn_config(app, port))
+    server = _Uvicorn(_uvicorn_config(Server(Engine(config, shelf, scheduler)), port))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stop, app)
+        loop.add_signal_handler(number, server.stop)
     shelf.open()
-    runners = loop.create_task(scheduler.run())
-    try:
-        await server.serve()
-    finally:
-        runners.cancel()
-        await asyncio.gather(runners, shelf.close(), return_exceptions=True)
+    async with asyncio.TaskGroup() as tasks:
+        runners = tasks.create_task(scheduler.run())
+        try:
+            await server.serve()
+        finally:
+            runners.cancel()
+            await shelf.close()
 
 
 def _uvicorn_config(app: Server, port: int) -> uvicorn.Config:
@@ -103,7 +103,9 @@ class _Uvicorn(uvicorn.Server):
         """Captures none."""
         yield
 
-    def stop(self, app: Server) -> None:
+    def stop(self) -> None:
         """Cuts every connection and stops serving."""
-        app.cut()
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
         self.should_exit = self.force_exit = True

@@ -1,5 +1,6 @@
 """POST /api/embed, and the older POST /api/embeddings."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -130,10 +131,8 @@ async def _vector(loaded: Loaded, text: str) -> tuple[list[float], int]:
 
 def _explained(error: EngineRefused) -> RayllamaError:
     message = str(error)
-    try:
+    with contextlib.suppress(BadRequest, KeyError, TypeError):
         message = gojson.loads(message.encode())["error"]["message"]  # type: ignore[index]
-    except (BadRequest, KeyError, TypeError):
-        pass
     if any(sign in message.lower() for sign in _TOO_LONG_SIGNS):
         return EngineRefused(400, _TOO_LONG)
     return EngineRefused(error.status, message)

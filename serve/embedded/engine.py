@@ -1,4 +1,4 @@
-"""What the handlers share: the models, the scheduler, and how a request's options become a launch."""
+"""What the handlers share: models, scheduler, and how a request's options become a launch."""
 
 import contextlib
 import time
@@ -50,7 +50,6 @@ class Engine:
             context=min(context, trained) if trained else context,
             batch=options.num_batch,
             shift=model.facts.architecture != _NO_SHIFT if shift is None else shift,
-            keep=max(options.num_keep, 0),
             threads=options.num_thread or self.config.threads,
             gpu_layers=options.num_gpu,
             main_gpu=options.main_gpu,

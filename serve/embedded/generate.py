@@ -1,5 +1,6 @@
 """POST /api/generate."""
 
+import contextlib
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
@@ -17,9 +18,9 @@ from serve.wire.messages import Message
 from serve.wire.native import GenerateRequest, decode
 
 GO_TEMPLATE = (
-    "Go templates are not interpreted by Rayllama's embedded engine: render the prompt yourself and "
-    'send it with "raw": true, or give the model a Jinja template in embedded.models, or use Ollama '
-    "as the engine"
+    "Go templates are not interpreted by Rayllama's embedded engine: render the prompt yourself "
+    'and send it with "raw": true, or give the model a Jinja template in embedded.models, or use '
+    "Ollama as the engine"
 )
 
 
@@ -91,17 +92,17 @@ async def _lines(
     thoughts = Thoughts.after(prompt) if question.think and not asked.raw_mode else None
     images = [base64_of(image) for image in asked.images]
     said = ""
-    async for piece in complete(loaded, prompt, question, images):
-        said += piece.text
-        if piece.final is None:
-            yield head_of(asked.model) | _text(piece, thoughts) | logprobs_of(piece)
-            continue
-        line = head_of(asked.model) | _text(piece, thoughts)
-        line |= {"done": True, "done_reason": piece.final.reason}
-        took = request.durations()
-        if not asked.raw_mode:
-            line["context"] = await tokens(loaded, prompt + said)
-        yield line | counts_of(piece, took) | logprobs_of(piece)
+    async with contextlib.aclosing(complete(loaded, prompt, question, images)) as pieces:
+        async for piece in pieces:
+            said += piece.text
+            line = head_of(asked.model) | _text(piece, thoughts)
+            if piece.final is not None:
+                line |= {"done": True, "done_reason": piece.final.reason}
+                took = request.durations()
+                if not asked.raw_mode:
+                    line["context"] = await tokens(loaded, prompt + said)
+                line |= counts_of(piece, took)
+            yield line | logprobs_of(piece)
 
 
 def _text(piece: Piece, thoughts: Thoughts | None) -> Line:

@@ -5,6 +5,7 @@ makes an array of every one) and this takes some tens of milliseconds; the tests
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -88,16 +89,18 @@ def human_count(number: int) -> str:
 
 def shortest(value: float) -> float:
     """The double whose shortest decimals are those of the float32 `value`: 0.1, not 0.100000001."""
-    if value != value or value in (float("inf"), float("-inf")):
+    if not math.isfinite(value):
         return value
+    value = float32(value)
     for digits in range(6, 10):
         candidate = float(f"{value:.{digits}g}")
-        if _float32(candidate) == value:
+        if float32(candidate) == value:
             return candidate
     return value
 
 
-def _float32(value: float) -> float:
+def float32(value: float) -> float:
+    """The nearest number that a float32 can hold."""
     try:
         return float(struct.unpack("<f", struct.pack("<f", value))[0])
     except OverflowError:

@@ -1,4 +1,4 @@
-"""The names of ggml's tensor types and of llama.cpp's file types, by number, as in `gguf.constants`."""
+"""ggml's tensor types and llama.cpp's file types by number, named as in `gguf.constants`."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

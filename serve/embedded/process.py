@@ -33,7 +33,6 @@ class Launch:
     context: int
     batch: int
     shift: bool
-    keep: int = 0
     threads: int = 0
     gpu_layers: int = -1
     main_gpu: int | None = None
@@ -43,7 +42,7 @@ class Launch:
 
 
 class RunnerProcess:
-    """A runner that has loaded its model; `ended` is set once it is gone, however it went."""
+    """A runner that has loaded its model."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, llama: Llama, errors: "_Errors"
@@ -60,12 +59,15 @@ class RunnerProcess:
         Must run on the main thread: the kernel kills a child when the thread that made it ends.
         """
         key = secrets.token_hex(16)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "serve.embedded", "runner", str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "serve.embedded", "runner", str(os.getpid()),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as error:
+            raise EngineDied(f"error starting llama-server: {error}") from None
         errors = _Errors(process)
         try:
             address = await _handshake(process, {**asdict(launch), "key": key})
@@ -76,6 +78,17 @@ class RunnerProcess:
             await process.wait()
             raise EngineDied(f"llama-server process has terminated: {await errors.last()}")
         return cls(process, Llama(int(address.rpartition(":")[2]), key), errors)
+
+    @property
+    def is_dead(self) -> bool:
+        """Has it ended, as far as can be told now? asyncio learns of it a little later."""
+        if self.llama.broken or self._process.returncode is not None:
+            return True
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return ended is not None
 
     async def wait(self) -> int:
         """Until the process has ended; its exit status."""

@@ -32,7 +32,7 @@ def run(parent_pid: int) -> NoReturn:
 
 
 def _die_with(parent_pid: int) -> None:
-    """The kernel kills this process when the engine's main thread ends (Linux; elsewhere: stdin)."""
+    """The kernel kills this process with the engine's main thread (Linux; elsewhere: stdin)."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
@@ -58,8 +58,7 @@ def _server(spec: Mapping[str, Any]) -> Any:
     params.embedding = spec["embedding"]
     params.chat_template = spec["template"]
     params.ctx_shift = spec["shift"]
-    params.n_keep = spec["keep"]
-    params.cache_ram_mib = 0
+    params.cache_ram_mib = 0  # no copies of idle slots: by default up to 8 GiB
     _machine(params, spec, xllamacpp)
     return xllamacpp.Server(params)
 
@@ -70,8 +69,16 @@ def _machine(params: Any, spec: Mapping[str, Any], xllamacpp: Any) -> None:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = spec["threads"]
     if spec["gpu_layers"] >= 0:
         params.n_gpu_layers = spec["gpu_layers"]
+    if spec["main_gpu"] is not None:
+        params.main_gpu = spec["main_gpu"]
+    if spec["mmap"] is not None:
+        mode = "LLAMA_LOAD_MODE_MMAP" if spec["mmap"] else "LLAMA_LOAD_MODE_NONE"
+        params.load_mode = getattr(xllamacpp.llama_load_mode, mode)
     if spec["kv_type"]:
         kind = getattr(xllamacpp.ggml_type, _KV_TYPES[spec["kv_type"]])
         params.cache_type_k = params.cache_type_v = kind
     if spec["flash_attention"] is not None:
-        params.flash_attn_type = int(spec["flash_attention"])
+        state = "ENABLED" if spec["flash_attention"] else "DISABLED"
+        params.flash_attn_type = getattr(
+            xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{state}"
+        )

@@ -92,7 +92,7 @@ class Scheduler:
         if loaded is not None:
             loaded.keep_alive_s = 0
             if loaded.uses == 0:
-                self._start(self._unload(loaded))
+                self._unload(loaded)
 
     async def run(self) -> None:
         """Serves the queue until it is cancelled; then every runner is killed."""
@@ -142,7 +142,7 @@ class Scheduler:
             if loaded is not None and loaded.suits(request.launch):
                 return loaded
             if loaded is not None:
-                self.counters.reloads += not loaded.retiring
+                self.counters.reloads += not (loaded.retiring or loaded.process.is_dead)
                 await self._retire(loaded)
             elif len(self._loaded) >= self._max_loaded:
                 self.counters.evictions += 1
@@ -168,14 +168,15 @@ class Scheduler:
 
     async def _retire(self, loaded: Loaded) -> None:
         """Waits until the model is gone; it takes no new requests meanwhile."""
-        loaded.retiring = True
         if loaded.uses == 0:
-            self._start(self._unload(loaded))
+            self._unload(loaded)
+        loaded.retiring = loaded.retiring or not loaded.process.is_dead
         await loaded.gone.wait()
 
-    async def _unload(self, loaded: Loaded) -> None:
-        loaded.retiring = True
-        await loaded.process.kill()
+    def _unload(self, loaded: Loaded) -> None:
+        """Ends the process of a model that nothing uses; `_watch` sees it go."""
+        loaded.retiring = loaded.retiring or not loaded.process.is_dead
+        self._start(loaded.process.kill())
 
     async def _watch(self, loaded: Loaded) -> None:
         """Waits for the process to end, by an unload or by itself, and takes it off the list."""
@@ -194,9 +195,9 @@ class Scheduler:
         """One use less; the last one decides how long the model stays."""
         if loaded.end() and not loaded.gone.is_set():
             if loaded.retiring or loaded.keep_alive_s <= 0:
-                self._start(self._unload(loaded))
+                self._unload(loaded)
             else:
-                loaded.arm(lambda: self._start(self._unload(loaded)))
+                loaded.arm(lambda: self._unload(loaded))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

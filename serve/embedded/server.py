@@ -14,7 +14,7 @@ from typing import Any
 
 from serve.embedded.engine import Engine, Request
 from serve.embedded.gate import Gate, Passed
-from serve.embedded.replies import Header, Reply, Send, Whole, error_reply
+from serve.embedded.replies import Header, Reply, Send, error_reply
 from serve.embedded.routes import ROUTES, STATUS_PATH, not_allowed, not_found, redirect
 from serve.errors import RayllamaError
 
@@ -29,7 +29,6 @@ class Server:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._gate = Gate(engine.config.origins)
-        self._running: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serves one request; nothing else than HTTP comes here."""
@@ -37,22 +36,15 @@ class Server:
         if body is None:
             return
         work = asyncio.get_running_loop().create_task(self._serve(scope, body, send))
-        self._running.add(work)
         watch = asyncio.get_running_loop().create_task(_disconnected(receive))
         try:
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._running.discard(work)
             watch.cancel()
             work.cancel()
             await asyncio.gather(work, watch, return_exceptions=True)
         if not work.cancelled():
             work.result()
-
-    def cut(self) -> None:
-        """Ends every request that is being answered, wherever it is."""
-        for task in self._running:
-            task.cancel()
 
     async def _serve(self, scope: MutableMapping[str, Any], body: bytes, send: Send) -> None:
         started = time.monotonic()

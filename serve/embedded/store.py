@@ -29,7 +29,7 @@ class Store:
             yield
 
     def made_once(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The file `name`; where it is missing, `make` writes it, in one process of all that ask."""
+        """The file `name`; where it is missing, `make` writes it, in one process of all."""
         path = self.root / name
         if not path.exists():
             with self.locked():
