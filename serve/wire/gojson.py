@@ -11,6 +11,7 @@ import json
 import math
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -179,18 +180,19 @@ def _is_doubtful(body: bytes) -> bool:
 
 
 def _check_depth(value: object) -> None:
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH + 1:
-            raise ValueError
-        inner: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(v for v in item.values() if isinstance(v, dict | list))
-            elif isinstance(item, list):
-                inner.extend(v for v in item if isinstance(v, dict | list))
-        level = inner
+    """Raises `ValueError` where containers are nested more than `MAX_DEPTH` deep."""
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for item in level for inner in _containers(item)]
+        if not level:
+            return
+    raise ValueError
+
+
+def _containers(value: Any) -> list[object]:
+    """The objects and arrays in an object or array."""
+    items = value.values() if isinstance(value, dict) else value
+    return [item for item in items if isinstance(item, dict | list)]
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:

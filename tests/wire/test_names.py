@@ -1,0 +1,67 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.errors import BadRequest
+from serve.wire.names import Name, canonical, parse, short
+from tests.wire.golden import recorded, rows
+
+
+@pytest.mark.parametrize("row", rows("names"), ids=lambda row: row["name"][:40])
+def test_names_are_valid_and_shortened_as_in_go(row: dict[str, Any]) -> None:
+    if row["valid"]:
+        assert short(row["name"]) == row["short"]
+        assert canonical(row["name"]) == row["full"].lower()
+    else:
+        with pytest.raises(BadRequest, match=r"^invalid model name$"):
+            canonical(row["name"])
+
+
+def test_parts_keep_the_callers_case() -> None:
+    assert parse(" HF.co/User/Model:Q4 ") == Name("HF.co", "User", "Model", "Q4")
+
+
+@pytest.mark.parametrize("empty", ["", " \n", "\u00a0\u3000"])
+def test_an_empty_name_is_named_so(empty: str) -> None:
+    with pytest.raises(BadRequest, match=r"^model is required$"):
+        canonical(empty)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("m:local", "registry.ollama.ai/library/m:latest"),
+        ("m:7b:LOCAL", "registry.ollama.ai/library/m:7b"),
+        ("m:cloud", "registry.ollama.ai/library/m:cloud"),
+        ("m:7b-cloud", "registry.ollama.ai/library/m:7b-cloud"),
+        ("u/m:local", "registry.ollama.ai/u/m:latest"),
+    ],
+)
+def test_local_is_dropped_and_cloud_is_not(name: str, expected: str) -> None:
+    assert canonical(name) == expected
+
+
+@pytest.mark.parametrize("name", ["m:cloud:local", "m:local:cloud", "m:7b-cloud:local"])
+def test_two_sources_are_refused(name: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        canonical(name)
+    assert str(refused.value) == f'use either :local or :cloud, not both: "{name}"'
+
+
+def test_the_recorded_bad_name() -> None:
+    assert "invalid model name" in recorded("generate.bad_name")["frames"][0]
+    with pytest.raises(BadRequest, match=r"^invalid model name$"):
+        canonical("a b")
+
+
+@given(st.text(alphabet="aZ09._-:/ ", max_size=20))
+def test_canonical_is_idempotent_and_agrees_with_short(name: str) -> None:
+    try:
+        full = canonical(name)
+    except BadRequest:
+        return
+    if not full.endswith(":local"):
+        assert canonical(full) == full
+        assert canonical(short(name)) == full
