@@ -132,7 +132,7 @@ class _Scanner:
                 self._add(value)
                 if self._another():
                     break
-                value = self._close()
+                value = self._open.pop()
 
     def rest(self) -> bytes:
         """What follows the first value after white space."""
@@ -186,9 +186,6 @@ class _Scanner:
         if is_object:
             self._key()
         return True
-
-    def _close(self) -> Node:
-        return self._open.pop()
 
     def _key(self) -> None:
         if self._next(_KEY) != ord('"'):
