@@ -23,6 +23,7 @@ from serve.cache.protocol import (
     Question,
     Renew,
     Subscribe,
+    Viewed,
     Welcome,
     decode_answer,
     write,
@@ -39,7 +40,7 @@ _UNSENT_BYTES = 4 << 20
 class Link(asyncio.Protocol):
     """One connection, as an asyncio protocol. `pushed` gets what the shard says unasked."""
 
-    def __init__(self, pushed: Callable[[Answer], None]) -> None:
+    def __init__(self, pushed: Callable[[Viewed], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._pushed = pushed
         self._frames = Frames(MAX_FRAME_BYTES)
@@ -78,10 +79,11 @@ class Link(asyncio.Protocol):
         write(message, self._out)
         return True
 
-    def drop(self) -> None:
-        """Close at once."""
+    async def drop(self) -> None:
+        """Close at once. Returns when it is closed, which no peer can hold up."""
         if not self.lost.done():
             self._transport.abort()
+            await asyncio.wait([self.lost])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound what may wait."""
@@ -90,8 +92,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's)
         """Fail whoever waits."""
-        if not self.lost.done():
-            self.lost.set_result(None)
+        self.lost.set_result(None)
         for ask_id in list(self._asked):
             self._give_up(ask_id, "the cache shard is gone")
 
@@ -120,8 +121,10 @@ class Link(asyncio.Protocol):
             timer.cancel()
             if not future.done():
                 future.set_result(answer)
-        elif ask_id == 0:
+        elif isinstance(answer, Viewed) and ask_id == 0:
             self._pushed(answer)
+        elif ask_id == 0:
+            raise ValueError("news of no kind that there is")
 
     def _expect(self, ask_id: int, timeout_s: float) -> "asyncio.Future[Answer]":
         future: asyncio.Future[Answer] = self._loop.create_future()
@@ -139,5 +142,5 @@ class Link(asyncio.Protocol):
 
     def _flush(self) -> None:
         out, self._out = self._out, bytearray()
-        if not self.lost.done():
+        if not self._transport.is_closing():  # uvloop raises where asyncio shrugs
             self._transport.write(out)

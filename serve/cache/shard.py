@@ -79,6 +79,7 @@ class ShardServer:
             self._server.close()
             for connection in list(self._connections):
                 connection.drop()
+            await asyncio.gather(*(connection.gone for connection in self._connections))
             await self._server.wait_closed()
 
     def admits(self, hello: Question) -> bool:
@@ -131,6 +132,7 @@ class _Connection(asyncio.Protocol):
         self._out = bytearray()
         self._is_greeted = False
         self._is_paused = False
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_subscriber = False
         self._answers: dict[type, Callable[[Any], None]] = {
             Get: self._get,
@@ -154,6 +156,7 @@ class _Connection(asyncio.Protocol):
         self._deadline.cancel()
         self._waiting.clear()
         self._server.left(self)
+        self.gone.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         """Take in some bytes; answer what they complete."""
@@ -181,7 +184,7 @@ class _Connection(asyncio.Protocol):
         if self._is_paused:
             self.drop()
         else:
-            self._transport.write(news)
+            self._send(news)
 
     def drop(self) -> None:
         """Close at once, without waiting for the peer to read."""
@@ -198,7 +201,11 @@ class _Connection(asyncio.Protocol):
     def _flush(self) -> None:
         if self._out:
             out, self._out = self._out, bytearray()
-            self._transport.write(out)
+            self._send(out)
+
+    def _send(self, data: bytes | bytearray) -> None:
+        if not self._transport.is_closing():  # uvloop raises where asyncio shrugs
+            self._transport.write(data)
 
     def _answer(self, question: Question) -> None:
         if self._is_greeted:

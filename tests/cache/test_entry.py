@@ -1,3 +1,4 @@
+import random
 import zlib
 
 import msgspec
@@ -34,8 +35,10 @@ def test_a_stream_shrinks_to_a_fraction() -> None:
 
 
 def test_what_does_not_shrink_is_left_as_it_is() -> None:
-    noise = zlib.compress(b"".join(bytes([n * n % 251]) for n in range(5000)))
-    assert len(entry((noise,)).pack()) < len(noise) + 300
+    noise = random.Random(1).randbytes(5000)
+    packed = entry((noise,)).pack()
+    assert noise in packed
+    assert unpack(packed) == entry((noise,))
 
 
 @given(st.binary(max_size=200))

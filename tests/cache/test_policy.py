@@ -121,7 +121,7 @@ def test_not_rendering_is_one(value: object) -> None:
     assert reason(GENERATE, with_options(seed=1) | {"_debug_render_only": value}) is None
 
 
-@pytest.mark.parametrize("name", ["Model", "OPTIONS", "keep_Alive", "ſtream"])
+@pytest.mark.parametrize("name", ["Model", "OPTIONS", "keep_Alive", "\u017ftream"])
 def test_a_field_that_go_reads_under_another_case_is_left_alone(name: str) -> None:
     assert reason(GENERATE, with_options(seed=1) | {name: "x"}) == "spelling"
 

@@ -21,11 +21,14 @@ SECRET = b"s" * 32
 KEY = b"k" * 16
 
 GENERATED = (
-    b'{"model":"smollm2:135m","created_at":"2026-11-23T14:27:00.741500588Z","response":"The","done":false}',
-    b'{"model":"smollm2:135m","created_at":"2026-11-23T14:27:00.748512391Z","response":" sky","done":false}',
-    b'{"model":"smollm2:135m","created_at":"2026-11-23T14:27:00.823980347Z","response":"","done":true,'
-    b'"done_reason":"stop","context":[1,4093],"total_duration":127465353,"load_duration":1605625,'
-    b'"prompt_eval_count":12,"prompt_eval_duration":37607000,"eval_count":2,"eval_duration":82489000}',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T14:27:00.741500588Z",'
+    b'"response":"The","done":false}',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T14:27:00.748512391Z",'
+    b'"response":" sky","done":false}',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T14:27:00.823980347Z","response":"",'
+    b'"done":true,"done_reason":"stop","context":[1,4093],"total_duration":127465353,'
+    b'"load_duration":1605625,"prompt_eval_count":12,"prompt_eval_duration":37607000,'
+    b'"eval_count":2,"eval_duration":82489000}',
 )
 CHATTED = (
     b'{"model":"smollm2:135m","created_at":"2026-11-23T14:27:06.741500588Z",'
