@@ -1,5 +1,87 @@
-"""`rayllama bench`: its arguments."""
+"""`rayllama bench`: hits and misses of a running Rayllama, measured."""
 
-from argparse import Namespace, _SubParsersAction
+import json
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
-def add_to(commands: Any) -> None: ...
+
+from serve.bench import hit, miss, target
+from serve.cli.machine import get
+from serve.errors import ConfigError
+
+URL = "http://127.0.0.1:8000"
+_START_S = 900
+
+
+def add_to(commands: Any) -> None:
+    """The command and its arguments."""
+    parser = commands.add_parser("bench", help="measure a Rayllama that runs on this machine")
+    parser.add_argument("what", choices=["hit", "miss", "all"])
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--url", default=URL, help=f"where Rayllama is (default: {URL})")
+    parser.add_argument("--key", default="", help="an API key, where the config asks for one")
+    parser.add_argument("--model", default="", help="default: the first that generates text")
+    parser.add_argument("--engine", default="", help="miss: the engine's URL (default: found)")
+    parser.add_argument("--seconds", type=int, default=5, help="of each run of the load generator")
+    parser.add_argument("--rounds", type=int, default=5, help="of each comparison")
+    parser.add_argument("--samples", type=int, default=200, help="miss: first tokens, each way")
+    parser.add_argument("--up", metavar="CONFIG", help="start this config if nothing answers")
+    parser.set_defaults(command=_bench)
+
+
+def _bench(arguments: Namespace) -> int:
+    with _running(arguments.url, arguments.up):
+        figures = _measured(arguments)
+    for what, found in figures.items():
+        for name, value in found.items():
+            print(f"{what:5} {name:22} {value}")
+    if arguments.json:
+        print(json.dumps(figures if arguments.what == "all" else figures[arguments.what]))
+    return 0
+
+
+def _measured(arguments: Namespace) -> dict[str, dict[str, float | str | None]]:
+    headers = {"Authorization": f"Bearer {arguments.key}"} if arguments.key else {}
+    found = target.find(arguments.url, arguments.model, headers, engine=arguments.engine)
+    figures = {}
+    if arguments.what != "miss":
+        figures["hit"] = hit.hit(
+            found, rounds=arguments.rounds, seconds=arguments.seconds, say=_say
+        )
+    if arguments.what != "hit":
+        figures["miss"] = miss.miss(
+            found, samples=arguments.samples, rounds=arguments.rounds, say=_say
+        )
+    return figures
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+@contextmanager
+def _running(url: str, config: str | None) -> Iterator[None]:
+    """A Rayllama at `url`: the one that answers, or for the time being one of `config`."""
+    if config is None or get(url, "/readyz", timeout_s=6)[0] == 200:
+        yield
+        return
+    _say(f"nothing answers at {url}: starting {config}")
+    command = [sys.argv[0], "up", config]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - ourselves
+        try:
+            _wait(url, process)
+            yield
+        finally:
+            process.terminate()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_S
+    while get(url, "/readyz", timeout_s=6)[0] != 200:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise ConfigError("it did not start; `rayllama up` says why")
+        time.sleep(0.5)

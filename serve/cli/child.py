@@ -77,7 +77,7 @@ class ServeRun:
                 stderr=subprocess.STDOUT,
                 process_group=0,
                 # If this process is killed, Serve still shuts down in order.
-                preexec_fn=lambda: family.die_with_parent(signal.SIGINT),  # noqa: PLW1509 - one thread
+                preexec_fn=lambda: family.die_with_parent(signal.SIGINT),
             )
 
     def status(self) -> int | None:

@@ -43,7 +43,7 @@ class HttpOptions(Section):
 class ControllerEnvironment(Section):
     """What Serve's controller, and all that it starts, find in their environment."""
 
-    env_vars: dict[str, str] = {}
+    env_vars: dict[str, str] = Field(default_factory=dict)
     """Names and values; values in quotes."""
 
 
@@ -61,7 +61,7 @@ class LoggingConfig(Section):
     logs_dir: str | None = None
     enable_access_log: bool = True
     """Serve's line for every request: it costs a third of the throughput."""
-    additional_log_standard_attrs: list[str] = []
+    additional_log_standard_attrs: list[str] = Field(default_factory=list)
 
 
 class Application(Section):
@@ -70,9 +70,9 @@ class Application(Section):
     name: str = "default"
     route_prefix: str | None = "/"
     import_path: Literal["serve.app:build"]
-    runtime_env: dict[str, Any] = {}
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
     args: Settings = Settings()
-    deployments: list[dict[str, Any]] = []
+    deployments: list[dict[str, Any]] = Field(default_factory=list)
     logging_config: LoggingConfig | None = None
     autoscaling_policy: dict[str, Any] | None = None
     external_scaler_enabled: bool = False
@@ -83,7 +83,7 @@ class DeployFile(Section):
 
     proxy_location: Literal["EveryNode", "HeadOnly", "Disabled"] = "EveryNode"
     http_options: HttpOptions = HttpOptions()
-    grpc_options: dict[str, Any] = {}
+    grpc_options: dict[str, Any] = Field(default_factory=dict)
     controller_options: ControllerOptions = ControllerOptions()
     logging_config: LoggingConfig | None = None
     tracing_config: dict[str, Any] | None = None
@@ -138,7 +138,7 @@ def read(path: Path) -> Any:
 
 
 def load(path: Path) -> DeployFile:
-    """The file, valid. Raises `ConfigError` with one line a fault: file, path in it, and the fix."""
+    """The file, valid. Raises `ConfigError`, a line a fault: the file, the path in it, the fix."""
     data = read(path)
     try:
         file = DeployFile.model_validate(data)
@@ -172,7 +172,7 @@ def remarks(file: DeployFile) -> list[str]:
     if not is_fast(file.env):
         found.append(
             "high-throughput mode is off: set RAY_SERVE_ENABLE_HA_PROXY and "
-            'RAY_SERVE_THROUGHPUT_OPTIMIZED to "1" in controller_options, as configs/local.yaml does'
+            'RAY_SERVE_THROUGHPUT_OPTIMIZED to "1" in controller_options, as in configs/local.yaml'
         )
     if file.logging_config is None or file.logging_config.enable_access_log:
         found.append("logging_config.enable_access_log: false would save a third of the CPU time")

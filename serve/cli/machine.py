@@ -25,7 +25,6 @@ OLLAMA_URL = "http://127.0.0.1:11434"
 _DESCRIPTORS_A_REQUEST = 2
 """In HAProxy: one to the client, one to the replica."""
 _DESCRIPTORS_OF_ITS_OWN = 60
-_FALLBACK_PROXY = 8500
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,18 @@ class Holder:
 def ports(file: DeployFile, *, haproxy: bool) -> list[Port]:
     """The ports that this file needs free on the node where it starts."""
     host, env = file.http_options.host, file.env
-    found = [Port(file.http_options.port, "the API (http_options.port)", host)]
+    found = [Port(file.http_options.port, "where Rayllama would answer (http_options.port)", host)]
     if not haproxy:
         return found
 
     def moved(name: str, default: int) -> int:
-        return int(env.get(f"RAY_SERVE_HAPROXY_{name}", default))
+        return int(env.get(f"RAY_SERVE_{name}", default))
 
     return [
         *found,
-        Port(moved("STATS_PORT", 8404), "HAProxy's statistics (RAY_SERVE_HAPROXY_STATS_PORT)", ""),
-        Port(moved("METRICS_PORT", 9101), "HAProxy's metrics (RAY_SERVE_HAPROXY_METRICS_PORT)", ""),
-        Port(_FALLBACK_PROXY, "Serve's fallback proxy", host),
+        Port(moved("HAPROXY_STATS_PORT", 8404), "HAProxy's statistics page", ""),
+        Port(moved("HAPROXY_METRICS_PORT", 9101), "HAProxy's metrics", ""),
+        Port(moved("FALLBACK_PROXY_HTTP_PORT", 8500), "Serve's fallback proxy", host),
     ]
 
 

@@ -32,10 +32,11 @@ def clear_leftovers(port: int) -> list[str]:
 
 def check_ports(file: DeployFile, *, haproxy: bool) -> None:
     """Raise `ConfigError` naming every port that is taken, and by whom."""
-    taken = []
-    for port in machine.ports(file, haproxy=haproxy):
-        if who := machine.holder(port):
-            taken.append(f"port {port.number}, {port.purpose}, is taken by {who}")
+    taken = [
+        f"port {port.number}, {port.purpose}, is taken by {who}"
+        for port in machine.ports(file, haproxy=haproxy)
+        if (who := machine.holder(port))
+    ]
     if taken:
         raise ConfigError("\n".join(taken))
 

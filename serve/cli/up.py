@@ -1,5 +1,6 @@
 """`rayllama up`: check the machine, start Serve, wait, say how to use it, and stop cleanly."""
 
+import re
 import signal
 import time
 from argparse import Namespace
@@ -23,6 +24,7 @@ _RAY_START_S = 180
 _SHUTDOWN_S = 15.0
 """How long Serve may take to shut down before what is left of it is ended."""
 _PATIENCE_S = 3.0
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: ")
 
 
 class Interrupts:
@@ -92,8 +94,7 @@ def _live(serve: ServeRun, file: DeployFile, interrupts: Interrupts, config: Pat
     """From start to the end. Returns the exit status."""
     failure = _wait_until_ready(serve, file, interrupts)
     if failure:
-        print(f"\nRayllama did not start: {failure}\n")
-        print(f"The end of {serve.log}:\n{serve.tail(15)}\n", flush=True)
+        print(f"\nRayllama did not start: {failure}\nMore in {serve.log}\n", flush=True)
         return 1
     if not interrupts.count:
         print(greeting(file, config=_shown(config), log=str(serve.log)), flush=True)
@@ -116,7 +117,7 @@ def _wait_until_ready(serve: ServeRun, file: DeployFile, interrupts: Interrupts)
         if get(file.url, "/readyz", timeout_s=6)[0] == 200:
             return ""
         if (status := serve.status()) is not None:
-            return f"Serve ended with status {status}"
+            return f"Serve ended with status {status}; its last words:\n{serve.tail(15)}"
         if failure := reporter.report(serve):
             return failure
         if time.monotonic() > deadline:
@@ -153,9 +154,13 @@ class _Reporter:
             self._say(line)
 
 
-def last_words(message: str, lines: int = 12) -> str:
-    """The end of a message of Serve's, which is often a whole traceback."""
+def last_words(message: str, lines: int = 20) -> str:
+    """What a message of Serve's says in the end: of a traceback, the last exception alone."""
     kept = [line for line in message.splitlines() if line.strip()]
+    for index in range(len(kept) - 1, 0, -1):
+        if kept[index - 1].startswith("  ") and _EXCEPTION.match(kept[index]):
+            kept = kept[index:]
+            break
     return "\n    ".join(kept[-lines:])
 
 
