@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
+from serve.embedded import thoughts
 from serve.embedded.asking import Question, base64_of, fitting, rendered
 from serve.embedded.capability import choose_thinking, require, top_logprobs_in_range
 from serve.embedded.completion import Piece, complete
@@ -84,13 +85,16 @@ async def _lines(
 async def _pieces(
     loaded: Loaded, question: Question, messages: list[Message]
 ) -> AsyncGenerator[Piece, None]:
-    """From llama.cpp's own chat where there is something to parse, else from a plain prompt."""
-    if question.tools or "thinking" in loaded.model.capabilities:
+    """From llama.cpp's own chat where it has something to parse, else from a plain prompt."""
+    has_tags = thoughts.has_tags(loaded.model.template)
+    prompt = await rendered(loaded, messages, question)
+    if question.tools or (question.think and not has_tags):
         source = converse(loaded, messages, question)
     else:
         images = [base64_of(image) for message in messages for image in message.images]
-        prompt = await rendered(loaded, messages, question)
         source = complete(loaded, prompt, question, images)
+    if question.think and has_tags:
+        source = thoughts.apart(source, prompt)
     async with contextlib.aclosing(source):
         async for piece in source:
             yield piece

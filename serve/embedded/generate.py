@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
+from serve.embedded import thoughts
 from serve.embedded.asking import Question, base64_of, fitting, rendered, text_of, tokens
 from serve.embedded.capability import choose_thinking, require, top_logprobs_in_range
 from serve.embedded.completion import Piece, complete
@@ -12,7 +13,6 @@ from serve.embedded.lines import NEVER, counts_of, head_of, joined, logprobs_of
 from serve.embedded.loaded import Loaded
 from serve.embedded.models import LocalModel
 from serve.embedded.replies import Line, Reply, answer, json_reply
-from serve.embedded.thoughts import Thoughts
 from serve.errors import BadRequest, NotFound
 from serve.wire.messages import Message
 from serve.wire.native import GenerateRequest, decode
@@ -89,27 +89,36 @@ async def _lines(
     request: Request, loaded: Loaded, asked: GenerateRequest, question: Question, prompt: str
 ) -> AsyncGenerator[Line, None]:
     """The answer line by line; the last one holds what it took, and the context to go on from."""
-    thoughts = Thoughts.after(prompt) if question.think and not asked.raw_mode else None
     images = [base64_of(image) for image in asked.images]
-    said = ""
-    async with contextlib.aclosing(complete(loaded, prompt, question, images)) as pieces:
+    said: list[str] = []
+    source = _noted(complete(loaded, prompt, question, images), said)
+    if question.think and not asked.raw_mode:
+        source = thoughts.apart(source, prompt)
+    async with contextlib.aclosing(source) as pieces:
         async for piece in pieces:
-            said += piece.text
-            line = head_of(asked.model) | _text(piece, thoughts)
+            line = head_of(asked.model) | _text(piece)
             if piece.final is not None:
                 line |= {"done": True, "done_reason": piece.final.reason}
                 took = request.durations()
                 if not asked.raw_mode:
-                    line["context"] = await tokens(loaded, prompt + said)
+                    line["context"] = await tokens(loaded, prompt + "".join(said))
                 line |= counts_of(piece, took)
             yield line | logprobs_of(piece)
 
 
-def _text(piece: Piece, thoughts: Thoughts | None) -> Line:
-    if thoughts is None:
-        return {"response": piece.text, "done": False}
-    thinking, text = thoughts.split(piece.text, last=piece.final is not None)
-    return {"response": text} | ({"thinking": thinking} if thinking else {}) | {"done": False}
+async def _noted(
+    pieces: AsyncGenerator[Piece, None], said: list[str]
+) -> AsyncGenerator[Piece, None]:
+    """The pieces as they are; their texts are added to `said`, tags and all."""
+    async with contextlib.aclosing(pieces):
+        async for piece in pieces:
+            said.append(piece.text)
+            yield piece
+
+
+def _text(piece: Piece) -> Line:
+    thinking = {"thinking": piece.thinking} if piece.thinking else {}
+    return {"response": piece.text} | thinking | {"done": False}
 
 
 def _debug(asked: GenerateRequest, prompt: str) -> Line:

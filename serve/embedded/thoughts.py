@@ -1,6 +1,35 @@
 """Telling a model's thoughts from its answer in a text that streams, by the tags around them."""
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from serve.embedded.completion import Piece
+
 _OPEN, _CLOSE = "<think>", "</think>"
+
+
+def has_tags(template: str) -> bool:
+    """Are the thoughts of a model with this chat template between tags that are known here?"""
+    return _OPEN in template and _CLOSE in template
+
+
+async def apart(pieces: AsyncGenerator[Piece, None], prompt: str) -> AsyncGenerator[Piece, None]:
+    """The pieces of the answer to `prompt` with thoughts and text told apart.
+
+    Where llama.cpp has told them apart already, it is believed.
+    """
+    thoughts: Thoughts | None = Thoughts.after(prompt)
+    async with aclosing(pieces):
+        async for piece in pieces:
+            if piece.thinking:
+                thoughts = None
+            if thoughts is None:
+                yield piece
+                continue
+            thinking, text = thoughts.split(piece.text, last=piece.final is not None)
+            if thinking or text or piece.logprobs or piece.final:
+                yield replace(piece, text=text, thinking=thinking)
 
 
 class Thoughts:

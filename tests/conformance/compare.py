@@ -44,11 +44,12 @@ class Difference:
 
 def differences(case: Case, answer: Answer, profile: Profile = OLLAMA) -> list[str]:
     """What differs and isn't permitted there, a line each; `profile` is who answered."""
-    return [
+    found = [
         str(difference)
         for difference in _all(case.recorded, answer, profile)
         if not is_permitted(case.id, difference.where, difference.kind, profile)
     ]
+    return list(dict.fromkeys(found))
 
 
 def _all(recorded: Answer, answer: Answer, profile: Profile) -> Iterator[Difference]:
@@ -104,7 +105,7 @@ def _event(text: str) -> Any:
 
 
 def _sequences(recorded: list[Any], answer: list[Any], name: str) -> Iterator[Difference]:
-    """Streams of the same kinds of items in the same order; how many of a kind is up to the text."""
+    """Streams of the same kinds of items in the same order; how many of a kind is free."""
     before, after = _runs(recorded), _runs(answer)
     if [kind for kind, _ in before] != [kind for kind, _ in after]:
         shown = [kind for kind, _ in before], [kind for kind, _ in after]

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from serve.embedded.models import CHATML
 from tests.embedded.engines import EngineProcess, running
 
 _STOPS = ["<|im_start|>", "<|im_end|>"]
-_MESSAGES = """\
+TEMPLATES = {
+    "mario": CHATML,
+    "smollm2-tools": """\
 {%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' + (message.content or '') }}
 {%- for call in message.tool_calls or [] %}
@@ -19,18 +22,24 @@ _MESSAGES = """\
 {%- endfor %}
 {{- '<|im_end|>\\n' }}
 {%- endfor %}
-"""
-TEMPLATES = {
-    "smollm2-tools": _MESSAGES
-    + "{%- if tools %}Tools: {% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}"
-    + "{{- '<|im_start|>assistant\\n' }}",
-    "smollm2-think": _MESSAGES
-    + "{{- '<|im_start|>assistant\\n' }}{% if enable_thinking %}{{ '<think>' }}{% endif %}"
-    + "{#- thoughts end with </think> #}",
-    "smollm2-insert": "{%- if suffix %}{{ '<fim_prefix>' + messages[-1].content + '<fim_suffix>' }}"
-    + "{{- suffix + '<fim_middle>' }}{% else %}{{ messages[-1].content }}{% endif %}",
+{%- if tools %}Tools: {% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}
+{{- '<|im_start|>assistant\\n' }}""",
+    "smollm2-think": """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' }}
+{%- if message.reasoning_content %}
+{{- '<think>' + message.reasoning_content + '</think>' }}
+{%- endif %}
+{{- message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{{- '<|im_start|>assistant\\n' }}
+{%- if enable_thinking %}{{- '<think>' }}{% endif %}""",
+    "smollm2-insert": """\
+{%- if suffix %}
+{{- '<fim_prefix>' + messages[-1].content + '<fim_suffix>' + suffix + '<fim_middle>' }}
+{%- else %}{{- messages[-1].content }}{% endif %}""",
 }
-"""What capabilities.jsonl creates with Go templates, in Jinja."""
+"""What the recordings create with Go templates, in Jinja."""
 
 
 def smollm2() -> Path:
@@ -43,25 +52,16 @@ def smollm2() -> Path:
 
 def models(folder: Path) -> list[dict[str, Any]]:
     """The models that the recordings create, as configuration."""
-    made: list[dict[str, Any]] = [
-        {
-            "name": "mario",
-            "path": str(smollm2()),
-            "parameters": {"temperature": 0, "stop": [*_STOPS, "END"]},
-            "system": "You are Mario.",
-        }
-    ]
+    made: list[dict[str, Any]] = []
     for name, template in TEMPLATES.items():
         file = folder / f"{name}.jinja"
         file.write_text(template)
-        made.append(
-            {
-                "name": name,
-                "path": str(smollm2()),
-                "template": str(file),
-                "parameters": {"stop": _STOPS},
-            }
-        )
+        model = {"name": name, "path": str(smollm2()), "template": str(file)}
+        made.append(model | {"parameters": {"stop": _STOPS}})
+    made[0] |= {
+        "parameters": {"temperature": 0, "stop": [*_STOPS, "END"]},
+        "system": "You are Mario.",
+    }
     return made
 
 
