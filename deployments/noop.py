@@ -34,7 +34,7 @@ class Noop:
 
     class _App:
         def __init__(self, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-            self._start = {"type": "http.response.start", "status": 200, "headers": headers}
+            self._headers = headers
             self._body = {"type": "http.response.body", "body": body}
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +43,9 @@ class Noop:
                     await send({"type": "lifespan.startup.complete"})
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-            await send(self._start)
+            # Fresh for each request: Serve's middleware adds its request id to this very list.
+            start = {"type": "http.response.start", "status": 200, "headers": self._headers.copy()}
+            await send(start)
             await send(self._body)
 
 

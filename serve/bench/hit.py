@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 def hit(target: Target, *, rounds: int, seconds: int, say: Say) -> dict[str, float | str | None]:
     """The figures by name. Raises `ConfigError` where the target can't be measured."""
-    if not (target.ingress_urls and target.gcs_address):
+    if not target.ingress_urls or target.cluster is None:
         raise ConfigError(
             f"the ingress replicas of {target.url} are not on this machine, or Serve runs without "
             "HAProxy; run this on Rayllama's node, on a config in high-throughput mode"
@@ -41,9 +41,9 @@ def hit(target: Target, *, rounds: int, seconds: int, say: Say) -> dict[str, flo
     hits: list[Load] = []
     noops: list[Load] = []
     replicas = len(target.ingress_urls)
-    with noop(target.gcs_address, replicas=replicas, size=size) as path:
+    with noop(target.cluster, target.url, replicas=replicas, size=size) as nothing:
         for _ in range(rounds):
-            for url, loads in ((target.url + "/api/generate", hits), (target.url + path, noops)):
+            for url, loads in ((target.url + "/api/generate", hits), (nothing, noops)):
                 loads.append(wrk.run(url, connections=_CONNECTIONS, seconds=seconds))
             say(f"  hits {hits[-1].per_s:8.0f}/s   no-op {noops[-1].per_s:8.0f}/s")
     _still_near(target, bodies)

@@ -21,6 +21,12 @@ from serve.ollama.reaper import MARK
 _INGRESS = re.compile(r"ray::ServeReplica:[^:]+:Ingress\b")
 _REPLICA_PORTS = range(30000, 32000)
 _GCS = "--gcs-address="
+_RAY_ENV = (
+    "RAY_AUTH_MODE",
+    "RAY_AUTH_TOKEN",
+    "RAY_AUTH_TOKEN_PATH",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",  # keeps a Ray, and whoever asks for it, on loopback
+)
 
 
 class Engine(Struct, frozen=True):
@@ -28,6 +34,13 @@ class Engine(Struct, frozen=True):
 
     url: str
     slots: int
+
+
+class Cluster(Struct, frozen=True):
+    """Where its Ray is, and the environment in which a client is let in, as its raylet has it."""
+
+    address: str
+    env: dict[str, str]
 
 
 class Target(Struct, frozen=True):
@@ -39,7 +52,7 @@ class Target(Struct, frozen=True):
     ingress_urls: list[str]
     """Each ingress replica's own port; empty without HAProxy."""
     engines: list[Engine]
-    gcs_address: str
+    cluster: Cluster | None
 
     def connect(self, url: str | None = None) -> Connection:
         """A connection to Rayllama, or to one of its parts."""
@@ -67,7 +80,7 @@ def find(url: str, model: str, headers: dict[str, str], *, engine: str = "") -> 
         headers=headers,
         ingress_urls=sorted(_listening(_ingress_replicas(below), _REPLICA_PORTS)),
         engines=[Engine(engine, 1)] if engine else list(_engines(below)),
-        gcs_address=_gcs_address(node),
+        cluster=_cluster(node) if node else None,
     )
 
 
@@ -82,9 +95,10 @@ def _raylet(port: int) -> psutil.Process | None:
     return None
 
 
-def _gcs_address(node: psutil.Process | None) -> str:
-    words = node.cmdline() if node else []
-    return next((word.removeprefix(_GCS) for word in words if word.startswith(_GCS)), "")
+def _cluster(node: psutil.Process) -> Cluster | None:
+    addresses = [word.removeprefix(_GCS) for word in node.cmdline() if word.startswith(_GCS)]
+    env = {name: value for name, value in node.environ().items() if name in _RAY_ENV}
+    return Cluster(addresses[0], env) if addresses else None
 
 
 def _chosen(url: str, headers: dict[str, str], names: list[str], model: str) -> str:

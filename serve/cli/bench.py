@@ -3,18 +3,17 @@
 import json
 import subprocess
 import sys
-import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from serve.bench import hit, miss, target
+from serve.cli import greeting
 from serve.cli.machine import get
 from serve.errors import ConfigError
 
 URL = "http://127.0.0.1:8000"
-_START_S = 900
 
 
 def add_to(commands: Any) -> None:
@@ -71,17 +70,17 @@ def _running(url: str, config: str | None) -> Iterator[None]:
         return
     _say(f"nothing answers at {url}: starting {config}")
     command = [sys.argv[0], "up", config]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:  # noqa: S603 - ourselves
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - ourselves
         try:
-            _wait(url, process)
+            said = []
+            for line in process.stdout or ():
+                said.append(line)
+                if line == greeting.LAST + "\n":
+                    break
+            else:
+                raise ConfigError(f"{config} did not start:\n{''.join(said)}")
             yield
         finally:
             process.terminate()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _START_S
-    while get(url, "/readyz", timeout_s=6)[0] != 200:
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise ConfigError("it did not start; `rayllama up` says why")
-        time.sleep(0.5)
+            if process.stdout:
+                process.stdout.read()

@@ -47,6 +47,11 @@ class Progress:
     troubles: dict[str, str]
     failure: str = ""
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every replica is there."""
+        return bool(self.deployments) and set(self.deployments.values()) == {"HEALTHY"}
+
 
 class ServeRun:
     """One `serve run`, and everything that it starts on this machine."""

@@ -9,6 +9,8 @@ from serve.cli.machine import get
 
 _PROMPT = "Why is the sky blue? Answer in one sentence."
 _KEY = "$RAYLLAMA_KEY"
+LAST = "Ctrl-C stops it."
+"""The last line: whoever reads the output knows that Rayllama is ready."""
 
 
 def greeting(file: DeployFile, *, config: str, log: str) -> str:
@@ -33,7 +35,7 @@ def greeting(file: DeployFile, *, config: str, log: str) -> str:
     ]
     if settings.auth.keys:
         lines += [f"Put a key into {_KEY} first: this config lets nobody in without.", ""]
-    return "\n".join([*lines, "Ctrl-C stops it."])
+    return "\n".join([*lines, LAST])
 
 
 def models(file: DeployFile) -> list[str]:

@@ -24,6 +24,7 @@ _RAY_START_S = 180
 _SHUTDOWN_S = 15.0
 """How long Serve may take to shut down before what is left of it is ended."""
 _PATIENCE_S = 3.0
+_ALL_REPLICAS_S = 30.0
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*: ")
 
 
@@ -115,6 +116,7 @@ def _wait_until_ready(serve: ServeRun, file: DeployFile, interrupts: Interrupts)
     reporter = _Reporter(print)
     while not interrupts.count:
         if get(file.url, "/readyz", timeout_s=6)[0] == 200:
+            _wait_for_the_rest(serve, interrupts)
             return ""
         if (status := serve.status()) is not None:
             return f"Serve ended with status {status}; its last words:\n{serve.tail(15)}"
@@ -124,6 +126,16 @@ def _wait_until_ready(serve: ServeRun, file: DeployFile, interrupts: Interrupts)
             return "it was not ready in time"
         time.sleep(_LOOK_S)
     return ""
+
+
+def _wait_for_the_rest(serve: ServeRun, interrupts: Interrupts) -> None:
+    """It answers; until every replica does. Where Serve's dashboard is silent, there is no wait."""
+    deadline = time.monotonic() + _ALL_REPLICAS_S
+    while not interrupts.count and time.monotonic() < deadline:
+        progress = serve.progress()
+        if progress is None or progress.is_complete:
+            return
+        time.sleep(_LOOK_S)
 
 
 class _Reporter:
