@@ -27,6 +27,7 @@ from serve.settings import Settings, parse
 from serve.wire.errors import native_body
 
 _JSON = "application/json; charset=utf-8"
+_DIGEST_S = 2.0
 _COMPUTED = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings"})
 
 
@@ -160,9 +161,15 @@ class Inference:
 
 
 async def _digest(read: Read | None, model: str) -> str:
-    """What that reading of the catalogue says of a model; "" if nothing, or if it failed."""
+    """What that reading of the catalogue says of a model; "" if nothing, or if it failed.
+
+    It costs an answer its place in the cache, so it is not waited for long: the answer is over.
+    """
+    if read is None:
+        return ""
     try:
-        found = None if read is None else (await asyncio.shield(read)).get(model)
-    except RayllamaError:
-        found = None
+        async with asyncio.timeout(_DIGEST_S):
+            found = (await asyncio.shield(read)).get(model)
+    except (RayllamaError, TimeoutError):
+        return ""
     return "" if found is None else found.digest

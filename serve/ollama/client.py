@@ -156,6 +156,8 @@ def _translated() -> Iterator[None]:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout, ConnectionError) as exc:
         raise EngineNotReady("the engine is not reachable") from exc
+    except httpx.TimeoutException as exc:  # of control calls alone: answers have none
+        raise EngineNotReady("the engine does not answer") from exc
     except ollama.ResponseError as exc:
         raise EngineRefused(exc.status_code, exc.error) from exc
     except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL) as exc:

@@ -88,9 +88,9 @@ class Supervisor:
             else:
                 await asyncio.to_thread(reap_stale)
                 self._directory = self._mark.directory()
-                self._watcher = asyncio.get_running_loop().create_task(
-                    self._watch(await self._launch())
-                )
+                process = await self._launch()
+                self._watcher = asyncio.get_running_loop().create_task(self._watch(process))
+                self._watcher.add_done_callback(self._watch_ended)
         except BaseException:
             await self.stop()
             raise
@@ -243,6 +243,12 @@ class Supervisor:
                 return await self._launch()
             except RayllamaError as exc:
                 _log.error("restart failed: %s", exc)
+
+    def _watch_ended(self, watcher: asyncio.Task[None]) -> None:
+        """Nobody is left to restart the engine: whoever waits for one must not wait for ever."""
+        if not watcher.cancelled() and (error := watcher.exception()) is not None:
+            _log.critical("the engine is not supervised any more", exc_info=error)
+            self._give_up(f"the engine's supervisor failed: {type(error).__name__}")
 
     def _unsettle(self) -> None:
         if not self._trouble:

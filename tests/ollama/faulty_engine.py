@@ -120,6 +120,8 @@ class Faulty(BaseHTTPRequestHandler):
             self._stream(request, fault)
 
     def _load(self, request: dict[str, Any]) -> None:
+        if "load_hangs" in FAULTS:
+            time.sleep(1000)
         if "load_fails" in FAULTS:
             sys.stderr.write("llama_load: no kernel image for this device\n")
             self._json({"error": "llama-server process has terminated"}, 500)

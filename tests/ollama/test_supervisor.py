@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from serve.errors import ConfigError, EngineDied, EngineNotReady, EngineRefused
+from serve.ollama.process import EngineProcess
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Head
 from serve.settings import InferenceSettings, Settings
@@ -218,3 +219,43 @@ async def test_a_refusal_of_the_engine_is_an_answer(tmp_path: Path) -> None:
             await client.loaded()
         with pytest.raises(EngineDied, match="does not answer as Ollama does"):
             await client.show("faulty")
+
+
+async def test_a_restart_that_the_system_refuses_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty_spawn(*_: object) -> EngineProcess:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    async with Supervisor(faulty(tmp_path)) as supervisor:
+        monkeypatch.setattr(EngineProcess, "spawn", faulty_spawn)
+        await kill_engine(supervisor)
+        with pytest.raises(EngineNotReady, match="supervisor failed: BlockingIOError"):
+            await collect(supervisor.stream(generate()))
+
+
+async def test_a_model_that_loads_too_long_fails_the_start(tmp_path: Path) -> None:
+    settings = faulty(tmp_path, "load_hangs", models=["faulty"], load_timeout_s=0.2)
+    with pytest.raises(EngineNotReady, match=r"'faulty' was not loaded after 0\.2 s"):
+        await Supervisor(settings).start()
+
+
+async def test_an_engine_that_hangs_fails_its_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.ollama.client._CONTROL_S", 0.2)
+    async with Supervisor(faulty(tmp_path)) as supervisor:
+        engine = supervisor.engine_pid
+        assert engine is not None
+        os.kill(engine, signal.SIGSTOP)
+        with pytest.raises(EngineNotReady, match="does not answer"):
+            await supervisor.digest("faulty")
+        os.kill(engine, signal.SIGCONT)
+        assert await supervisor.digest("faulty") == "d1"
+
+
+async def test_a_stopped_supervisor_starts_nothing(tmp_path: Path) -> None:
+    supervisor = Supervisor(faulty(tmp_path))
+    await supervisor.stop()
+    with pytest.raises(EngineNotReady):
+        await supervisor.catalogue.fresh()
