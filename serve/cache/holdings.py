@@ -8,6 +8,7 @@ that ingress itself hears of the change.
 """
 
 import secrets
+import sys
 from collections import Counter
 
 from serve.cache.catalogue import POLLS_A_REPORT_LIVES, Registry
@@ -58,7 +59,10 @@ class Holdings:
         if not self.registry.vouches(put.model, put.digest, put.fingerprint):
             return "digest"
         expires_at = self._clock() + min(put.ttl_s, self._settings.ttl_s)
-        stored = Stored(put.packed, put.model, put.digest, put.fingerprint, expires_at)
+        # One object for all entries of a model: the message's own copies would weigh 300 bytes.
+        view = self.registry.view
+        made_from = (sys.intern(put.model), view.models[put.model].digest, view.fingerprint)
+        stored = Stored(put.packed, *made_from, expires_at)
         return None if self.store.put(put.key, stored) else "too-large"
 
     def report(self, report: Report) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from moka_py import Moka
 from msgspec import Struct
 
+from serve.cache.store import bounded
 from serve.settings import CacheSettings
 
 OVERHEAD_BYTES = 1024
@@ -49,8 +50,8 @@ class Near:
         self._vouches = vouches
         self._moka: Moka[bytes, NearReply] = Moka(
             self._max_bytes,
-            ttl=settings.ttl_s,
-            tti=settings.idle_ttl_s,
+            ttl=bounded(settings.ttl_s),
+            tti=bounded(settings.idle_ttl_s),
             policy=settings.eviction,
             weigher=_weight,
         )

@@ -18,8 +18,8 @@ from msgspec import Meta, Struct
 from serve.ports import CatalogueView, Report
 
 VERSION = 1
-MAX_FRAME_BYTES = 64 << 20
-"""Far above any entry or catalogue; what it bounds is a broken peer's claim."""
+MAX_FRAME_BYTES = 80 << 20
+"""Above any entry (`entry.MAX_UNPACKED_BYTES`) or catalogue; it bounds a broken peer's claim."""
 MAX_HELLO_BYTES = 1 << 10
 """Before a peer has said the secret, it can't make us hold more than this."""
 
@@ -28,7 +28,7 @@ MALFORMED = (ValueError, RecursionError)  # msgspec's own errors are ValueErrors
 
 Id = Annotated[int, Meta(ge=1, le=1 << 62)]
 Key = Annotated[bytes, Meta(min_length=16, max_length=32)]
-Ttl = Annotated[float, Meta(gt=0, le=10 * 365 * 86400.0)]
+Ttl = Annotated[float, Meta(gt=0)]
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=0, gc=False):

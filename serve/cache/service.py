@@ -15,6 +15,7 @@ The one place where identical requests will be joined is `_ask`: there a shard w
 and miss, who leads the generation and who follows it.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -171,7 +172,7 @@ class AnswerCache:
             return
         age_s = max(0.0, self._now() - entry.stored_at)
         reply = NearReply(
-            model=question.model,
+            model=sys.intern(question.model),  # one object for all of a model's replies
             digest=question.digest,
             fingerprint=question.fingerprint,
             key=question.key,

@@ -91,8 +91,10 @@ class ShardServer:
         )
 
     def joined(self, connection: "_Connection") -> None:
-        """A connection was made."""
+        """A connection was made, perhaps when it was too late."""
         self._connections.add(connection)
+        if self._server is not None and not self._server.is_serving():
+            connection.drop()
 
     def left(self, connection: "_Connection") -> None:
         """A connection is gone."""

@@ -20,9 +20,13 @@ from msgspec import Struct
 from serve.ports import Clock
 from serve.settings import CacheSettings
 
-OVERHEAD_BYTES = 640
+OVERHEAD_BYTES = 672
 """What an entry takes beside its key and packed bytes: moka's node and timer, two objects' headers,
 the index's slot. Measured over 100,000 entries of 1 KiB and rounded up."""
+
+
+LONGEST_S = 10 * 365 * 86400.0
+"""Longer than any store lives: moka refuses times beyond its own limits."""
 
 
 class Stored(Struct, frozen=True, gc=False):
@@ -45,7 +49,7 @@ class Store:
         self.evictions: Counter[str] = Counter()
         self._moka: Moka[bytes, Stored] = Moka(
             max_bytes,
-            tti=settings.idle_ttl_s,
+            tti=bounded(settings.idle_ttl_s),
             eviction_listener=self._evicted,
             policy=settings.eviction,
             weigher=weight,
@@ -68,7 +72,7 @@ class Store:
         if ttl_s <= 0 or weight(key, stored) > self._max_bytes:
             return False
         self._by_model.setdefault(stored.model, {})[key] = stored
-        self._moka.set(key, stored, ttl=ttl_s)
+        self._moka.set(key, stored, ttl=bounded(ttl_s))
         self._moka.run_pending_tasks()
         return True
 
@@ -111,6 +115,11 @@ class Store:
             del index[key]
             if not index:
                 del self._by_model[stored.model]
+
+
+def bounded(seconds: float | None) -> float | None:
+    """A time that moka takes."""
+    return None if seconds is None else min(seconds, LONGEST_S)
 
 
 def weight(key: bytes, stored: Stored) -> int:

@@ -95,6 +95,12 @@ def test_no_bytes_are_no_near_cache(vouches: Vouching) -> None:
     assert tested.get(b"raw", NOW) is None
 
 
+def test_for_ever_is_a_time_too(vouches: Vouching) -> None:
+    tested = near(vouches, ttl_s=float("inf"), idle_ttl_s=float("inf"))
+    tested.put(b"raw", reply(expires_at=float("inf")))
+    assert tested.get(b"raw", NOW) is not None
+
+
 def test_forgets_everything(vouches: Vouching) -> None:
     tested = near(vouches)
     tested.put(b"raw", reply())

@@ -283,5 +283,16 @@ async def test_stops_with_connections_open(clock: HandClock) -> None:
     peer.close()
 
 
+async def test_a_connection_made_while_it_stops_is_cut(clock: HandClock) -> None:
+    async with shard(SETTINGS, clock) as (_, (host, port, _)):
+        stopped = ShardServer(SECRET, SETTINGS, clock)
+        await stopped.start()
+        await stopped.stop()
+        late = module._Connection(stopped)
+        await asyncio.get_running_loop().create_connection(lambda: late, host, port)
+        await late.gone
+    assert not stopped._connections
+
+
 async def test_stops_without_having_started() -> None:
     await ShardServer(SECRET, SETTINGS, monotonic).stop()

@@ -102,6 +102,13 @@ async def test_what_nobody_asks_for_leaves_early() -> None:
     await until(is_gone)
 
 
+@pytest.mark.parametrize("longest", [1e12, 1e300, float("inf")])
+def test_for_ever_is_a_time_too(longest: float) -> None:
+    tested = store(ttl_s=longest, idle_ttl_s=longest)
+    assert tested.put(KEYS[0], stored(expires_at=1000.0 + longest))
+    assert tested.get(KEYS[0]) is not None
+
+
 def test_the_listener_may_come_late() -> None:
     """It names the object that left; the one that took its place stays in the index."""
     tested = store()
