@@ -58,15 +58,18 @@ class ShardServer:
         self._secret = secret
         self._tick_s = settings.catalogue_poll_s / 2
         self._connections: set[_Connection] = set()
+        self._starting = asyncio.Lock()
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
         self.holdings = Holdings(settings, clock)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
-        """Listen. Returns where: the host as given, and the port."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), host, port)
-        self._ticking = loop.create_task(self._tick())
+        """Listen, once. Returns where: the host as given, and the port."""
+        async with self._starting:  # several ingresses may ask an actor for its address at once
+            if self._server is None:
+                loop = asyncio.get_running_loop()
+                self._server = await loop.create_server(lambda: _Connection(self), host, port)
+                self._ticking = loop.create_task(self._tick())
         bound: int = self._server.sockets[0].getsockname()[1]
         return host, bound
 

@@ -294,5 +294,12 @@ async def test_a_connection_made_while_it_stops_is_cut(clock: HandClock) -> None
     assert not stopped._connections
 
 
+async def test_starts_once(clock: HandClock) -> None:
+    server = ShardServer(SECRET, SETTINGS, clock)
+    places = await asyncio.gather(*(server.start() for _ in range(3)))
+    assert len(set(places)) == 1
+    await server.stop()
+
+
 async def test_stops_without_having_started() -> None:
     await ShardServer(SECRET, SETTINGS, monotonic).stop()
