@@ -87,11 +87,11 @@ async def _pieces(
 ) -> AsyncGenerator[Piece, None]:
     """From llama.cpp's own chat where it has something to parse, else from a plain prompt."""
     has_tags = thoughts.has_tags(loaded.model.template)
+    images = [base64_of(image) for message in messages for image in message.images]
     prompt = await rendered(loaded, messages, question)
-    if question.tools or (question.think and not has_tags):
+    if not images and (question.tools or (question.think and not has_tags)):
         source = converse(loaded, messages, question)
     else:
-        images = [base64_of(image) for message in messages for image in message.images]
         source = complete(loaded, prompt, question, images)
     if question.think and has_tags:
         source = thoughts.apart(source, prompt)

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve.embedded.llama import Llama
-from serve.errors import EngineDied
+from serve.errors import EngineDied, EngineError
 
 _log = logging.getLogger(__name__)
 _LAST_LINES = 20
+_PING_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,15 @@ class RunnerProcess:
         except ChildProcessError:
             return True
         return ended is not None
+
+    async def answers(self) -> bool:
+        """Is it there, and does its HTTP answer within reason?"""
+        try:
+            async with asyncio.timeout(_PING_S):
+                await self.llama.ask("/health")
+        except (EngineError, TimeoutError):
+            self.llama.broken = True
+        return not self.is_dead
 
     async def wait(self) -> int:
         """Until the process has ended; its exit status."""

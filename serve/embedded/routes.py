@@ -1,5 +1,6 @@
 """The engine's routes, and what Go's routers do around them: 404, 405 and redirects."""
 
+import contextlib
 import posixpath
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -8,8 +9,10 @@ from serve.embedded.chat import chat
 from serve.embedded.embed import embed, embeddings
 from serve.embedded.engine import Engine, Request
 from serve.embedded.generate import generate
+from serve.embedded.loaded import Loaded
 from serve.embedded.replies import Reply, Whole, json_reply
 from serve.embedded.show import ps, show, tags
+from serve.errors import EngineError
 
 Handler = Callable[[Engine, Request], Awaitable[Reply]]
 
@@ -28,22 +31,31 @@ async def version(_: Engine, __: Request) -> Reply:
 
 
 async def status(engine: Engine, _: Request) -> Reply:
-    """Counters, and every loaded model's process, uses, and slots that compute right now."""
-    loaded = []
-    for one in engine.scheduler.loaded:
+    """Counters, requests that wait for a load, and for every loaded model its process, its uses,
+    and how many of its slots compute right now."""
+    scheduler = engine.scheduler
+    return json_reply(
+        {
+            "counters": scheduler.counters.as_dict(),
+            "waiting": scheduler.waiting,
+            "loaded": [await _state(one) for one in scheduler.loaded],
+        }
+    )
+
+
+async def _state(one: Loaded) -> dict[str, str | int]:
+    busy = 0
+    with contextlib.suppress(EngineError):
         slots = await one.process.llama.ask("/slots")
         busy = sum(bool(slot["is_processing"]) for slot in slots)
-        loaded.append(
-            {
-                "name": one.model.name,
-                "pid": one.process.pid,
-                "uses": one.uses,
-                "slots": one.launch.slots,
-                "busy": busy,
-                "context": one.launch.context,
-            }
-        )
-    return json_reply({"counters": engine.scheduler.counters.as_dict(), "loaded": loaded})
+    return {
+        "name": one.model.name,
+        "pid": one.process.pid,
+        "uses": one.uses,
+        "slots": one.launch.slots,
+        "busy": busy,
+        "context": one.launch.context,
+    }
 
 
 ROUTES: Mapping[str, Mapping[str, Handler]] = {

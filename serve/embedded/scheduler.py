@@ -67,6 +67,11 @@ class Scheduler:
         """The models that are loaded now."""
         return list(self._loaded.values())
 
+    @property
+    def waiting(self) -> int:
+        """Requests that need a load, the one that is being served too."""
+        return self._pending.qsize() + self._placing
+
     @contextlib.asynccontextmanager
     async def runner(
         self, model: LocalModel, launch: Launch, keep_alive_s: float | None
@@ -77,7 +82,7 @@ class Scheduler:
         `Overloaded` where too many wait for loads already, `EngineDied` if it can't be loaded.
         """
         loaded = self._loaded.get(model.key)
-        if loaded is not None and loaded.suits(launch):
+        if loaded is not None and await loaded.process.answers() and loaded.suits(launch):
             loaded.begin(keep_alive_s)
         else:
             loaded = await self._wait(model, launch, keep_alive_s)
@@ -109,7 +114,7 @@ class Scheduler:
             await asyncio.gather(*(loaded.process.kill() for loaded in self.loaded))
 
     async def _wait(self, model: LocalModel, launch: Launch, keep_alive_s: float | None) -> Loaded:
-        if self._pending.qsize() + self._placing > self._max_queue:
+        if self.waiting > self._max_queue:
             raise Overloaded
         placed: asyncio.Future[Loaded] = asyncio.get_running_loop().create_future()
         self._pending.put_nowait(_Pending(model, launch, keep_alive_s, placed))
@@ -168,7 +173,7 @@ class Scheduler:
 
     async def _retire(self, loaded: Loaded) -> None:
         """Waits until the model is gone; it takes no new requests meanwhile."""
-        if loaded.uses == 0:
+        if loaded.uses == 0 or loaded.process.is_dead:
             self._unload(loaded)
         loaded.retiring = loaded.retiring or not loaded.process.is_dead
         await loaded.gone.wait()

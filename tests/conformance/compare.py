@@ -133,8 +133,9 @@ def _kind(item: Any) -> str:
         return repr(item)
     if "event" in item:
         return str(item["event"])
-    inner = item.get("message") or next(iter(item.get("choices") or [{}]), {}).get("delta") or {}
-    finish = [choice.get("finish_reason") is not None for choice in item.get("choices") or []]
+    choices: list[dict[str, Any]] = item.get("choices") or []
+    inner = item.get("message") or (choices[0].get("delta") if choices else None) or {}
+    finish = [choice.get("finish_reason") is not None for choice in choices]
     return f"{','.join(item)};{','.join(inner)};{item.get('done')};{finish}"
 
 

@@ -126,7 +126,7 @@ def _headers(stream: _Stream) -> Iterator[tuple[str, str]]:
 
 
 def _chunks(stream: _Stream) -> tuple[list[str], bool]:
-    frames = []
+    frames: list[str] = []
     while True:
         try:
             head = stream.line()

@@ -20,7 +20,10 @@ _START_S = 60
 
 
 class EngineProcess:
-    """`python -m serve.embedded` on a free port; its output goes to a file."""
+    """`python -m serve.embedded` on a free port; its output goes to a file.
+
+    All engines of a test run share a store (beside `folder`), so that one of them converts.
+    """
 
     def __init__(
         self, folder: Path, *, config: Mapping[str, Any] | None = None, **variables: str
@@ -28,7 +31,7 @@ class EngineProcess:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"engine-{self.port}.log"
-        settings = {"threads": 1, "store": str(folder / "store")} | dict(config or {})
+        settings = {"threads": 1, "store": str(folder.parent / "store")} | dict(config or {})
         environment = {k: v for k, v in os.environ.items() if not k.startswith("OLLAMA_")}
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
