@@ -7,9 +7,10 @@ Dies:         with the application; losing it loses only warmth, since callers t
 """
 
 import secrets
-from time import time
+from time import monotonic
 
-from deployments.handles import Address, listen_host
+from deployments.handles import listen_host
+from serve.cache.client import Address
 from serve.cache.shard import ShardServer
 from serve.settings import Settings
 
@@ -19,7 +20,7 @@ class Cache:
 
     def __init__(self, settings: Settings) -> None:
         self._secret = secrets.token_bytes(32)
-        self._server = ShardServer(self._secret, settings.cache, clock=time)
+        self._server = ShardServer(self._secret, settings.cache, clock=monotonic)
         self._address: tuple[str, int] | None = None
 
     async def address(self) -> Address:

@@ -5,8 +5,8 @@ from types import TracebackType
 from typing import Self
 
 from ray.serve import metrics
-from serve.cache.service import AnswerCache
 
+from serve.cache.service import AnswerCache
 from serve.web.meter import Meter
 
 _BOUNDARIES_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 30000, 60000]

@@ -14,10 +14,10 @@ from functools import partial
 from time import monotonic, time
 
 from ray.serve.handle import DeploymentHandle
-from serve.cache.service import AnswerCache
 
 from deployments.gauges import Gauges
 from deployments.handles import LOOPBACK, InferenceHandle, http_host, shard_address
+from serve.cache.service import AnswerCache
 from serve.errors import ConfigError
 from serve.settings import Settings, environment
 from serve.web.app import create_app

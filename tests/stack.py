@@ -8,8 +8,9 @@ in `tests/system`.
 import asyncio
 import random
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from time import monotonic, time
 from typing import Any, Self, TypeVar
 
@@ -39,16 +40,18 @@ class Pool:
     def __init__(self, replica: Inference) -> None:
         self.replica = replica
         self.calls: list[Call] = []
+        self.open = 0
 
     async def stream(self, call: Call) -> AsyncGenerator[Frame, None]:
         if call.path not in ("/api/version", "/api/tags", "/api/ps"):
             self.calls.append(call)
-        stream = self.replica.stream(call)
+        self.open += 1
         try:
-            async for frame in stream:
-                yield frame
+            async with aclosing(self.replica.stream(call)) as frames:
+                async for frame in frames:
+                    yield frame
         finally:
-            await stream.aclose()
+            self.open -= 1
 
 
 class Door:
@@ -63,10 +66,11 @@ class Door:
 class Stack:
     """`with Stack(settings) as stack:`; `stack.url` is the first ingress."""
 
-    def __init__(self, settings: Settings, doors: int = 1) -> None:
+    def __init__(self, settings: Settings, doors: Sequence[Settings] = ()) -> None:
         self.settings = settings
-        self._count = doors
+        self._doors = doors or [settings]
         self.doors: list[Door] = []
+        self.reporters: list[Reporter] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stack", daemon=True)
         self._exits = AsyncExitStack()
@@ -94,17 +98,21 @@ class Stack:
         self._thread.join()
         self._loop.close()
 
-    async def _start(self) -> None:
-        self.shard = ShardServer(SECRET, self.settings.cache, clock=time)
+    async def restart_shard(self) -> None:
+        """An empty shard, elsewhere."""
+        self.shard = ShardServer(SECRET, self.settings.cache, clock=monotonic)
         host, port = await self.shard.start()
         self.shard_address: Address = (host, port, SECRET)
+
+    async def _start(self) -> None:
+        await self.restart_shard()
         self._exits.push_async_callback(lambda: self.shard.stop())
-        self.pool = Pool(await Inference.launch(self.settings, self._connect))
+        self.pool = Pool(await Inference.launch(self.settings, self.connect))
         self._exits.push_async_callback(lambda: self.pool.replica.stop())
-        for _ in range(self._count):
-            self.doors.append(await self._open())
+        for settings in self._doors:
+            self.doors.append(await self._open(settings))
         for door in self.doors:
-            await until(lambda door=door: door.answers.has_catalogue)
+            await until(partial(_has_catalogue, door))
 
     async def _where(self) -> Address:
         return self.shard_address
@@ -112,15 +120,15 @@ class Stack:
     async def _everywhere(self) -> list[Address]:
         return [self.shard_address]
 
-    async def _connect(self) -> Callable[[Report], Awaitable[None]]:
+    async def connect(self) -> Callable[[Report], Awaitable[None]]:
         reporter = Reporter(
             [self._everywhere], clock=monotonic, lease_s=self.settings.cache.lease_s
         )
         await self._exits.enter_async_context(reporter)
+        self.reporters.append(reporter)
         return reporter.report
 
-    async def _open(self) -> Door:
-        settings = self.settings
+    async def _open(self, settings: Settings) -> Door:
         answers = AnswerCache(settings.cache, [self._where], clock=monotonic, now=time)
         await self._exits.enter_async_context(answers)
         meter = Meter()
@@ -150,6 +158,10 @@ class Stack:
 
         self._exits.push_async_callback(close)
         return Door(f"http://127.0.0.1:{port}", answers, meter)
+
+
+def _has_catalogue(door: Door) -> bool:
+    return door.answers.has_catalogue
 
 
 async def until(condition: Callable[[], bool], within_s: float = 20.0) -> None:

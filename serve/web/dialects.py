@@ -4,8 +4,9 @@ Every answer that is generated token by token is asked of the engine as a stream
 client wants, so that one exchange with the engine serves both forms.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -46,7 +47,8 @@ class Asked:
     body: bytes
     spelled: str
     is_streamed: bool
-    renderer: Renderer
+    renderer: Callable[[], Renderer]
+    """A fresh one: a renderer of streams remembers how far it is."""
 
     @property
     def model(self) -> str:
@@ -134,7 +136,12 @@ class GenerationRoute:
             sent = {key: value for key, value in sent.items() if key.lower() != "stream"}
             body = gojson.dumps(sent)
         return Asked(
-            self._route, sent, body, request.model, is_streamed, NativeRenderer(self._route)
+            self._route,
+            sent,
+            body,
+            request.model,
+            is_streamed,
+            partial(NativeRenderer, self._route),
         )
 
 
@@ -156,7 +163,7 @@ class EmbeddingRoute:
             exchange.body,
             request.model,
             is_streamed=False,
-            renderer=NativeRenderer(self._route),
+            renderer=partial(NativeRenderer, self._route),
         )
 
 
@@ -171,5 +178,5 @@ def chat_completions(exchange: Exchange) -> Asked:
         gojson.dumps(sent),
         request.model,
         bool(request.stream),
-        OpenAIRenderer(request),
+        partial(OpenAIRenderer, request),
     )

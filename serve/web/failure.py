@@ -2,13 +2,13 @@
 
 from serve.errors import ClientError, RayllamaError
 from serve.web.reply import Header, Reply
-from serve.wire.errors import native_error, openai_error
+from serve.wire.errors import Origin, native_error, openai_error
 
 
 def failure(error: RayllamaError, route: str) -> Reply:
     """The whole answer for an error that came before the first byte."""
     if route.startswith("/v1/"):
-        origin = "form" if isinstance(error, ClientError) else "model"
+        origin: Origin = "form" if isinstance(error, ClientError) else "model"
         rendered = openai_error(error, origin=origin)
     else:
         rendered = native_error(error)

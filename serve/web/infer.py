@@ -1,5 +1,6 @@
 """The inference routes: from the cache if it knows the answer, else from the pool."""
 
+import asyncio
 from collections.abc import Callable
 
 from starlette.types import Receive, Scope, Send
@@ -12,6 +13,7 @@ from serve.web.relay import Answer, Relay, call_for
 from serve.web.reply import CACHE_HEADER, Reply
 from serve.web.services import Services
 
+_LARGE_BYTES = 1 << 20
 SHARED_HIT = Verdict("hit", "shared")
 
 
@@ -25,7 +27,10 @@ class Infer:
     async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
         """Answer it."""
         exchange: Exchange = scope["exchange"]
-        asked = self._ask(exchange)
+        if len(exchange.body) < _LARGE_BYTES:
+            asked = self._ask(exchange)
+        else:  # tens of megabytes of images take long to parse: not on the loop of all requests
+            asked = await asyncio.to_thread(self._ask, exchange)
         exchange.model = asked.model or asked.spelled
         found = await self._services.answers.lookup(
             asked.route,
@@ -52,23 +57,26 @@ class Infer:
 
     async def _miss(self, exchange: Exchange, asked: Asked, miss: Miss) -> None:
         services = self._services
+
+        def keep(answer: Answer) -> None:
+            if answer.tail is None:
+                return
+            hit = services.answers.fill(
+                miss,
+                lines=_lines(answer),
+                content_type=answer.content_type,
+                tail=answer.tail,
+            )
+            if hit is not None:
+                self._render(exchange, asked, hit)
+
         call = call_for(exchange, asked, services.deadline_s)
-        relay = Relay(exchange, asked, services.answers.keep_bytes(miss))
-        answer = await relay.run(services.inference.stream(call), services.deadline_s)
-        if answer is None or not answer.is_storable or answer.tail is None:
-            return
-        hit = services.answers.fill(
-            miss,
-            lines=_lines(answer),
-            content_type=answer.content_type,
-            tail=answer.tail,
-        )
-        if hit is not None:
-            self._render(exchange, asked, hit)
+        relay = Relay(exchange, asked, services.answers.keep_bytes(miss), keep)
+        await relay.run(services.inference.stream(call), services.deadline_s)
 
     def _render(self, exchange: Exchange, asked: Asked, hit: Hit) -> Reply:
         """The stored answer in the caller's form, remembered under the bytes that asked for it."""
-        entry, renderer = hit.entry, asked.renderer
+        entry, renderer = hit.entry, asked.renderer()
         is_lines = entry.content_type.startswith(NDJSON.decode())
         if is_lines and asked.is_streamed:
             body = renderer.chunk(b"".join(line + b"\n" for line in entry.lines))

@@ -6,7 +6,7 @@ here, whatever Serve does about it, and closes the engine's stream.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from serve.errors import DeadlineExceeded, EngineDied, EngineError, EngineRefused, RayllamaError
@@ -48,42 +48,50 @@ class Answer:
         return self._keep and self.tail is not None
 
 
+Keep = Callable[[Answer], None]
+"""What to do with an answer that came whole."""
+
+
 class Relay:
     """One call to the pool on behalf of one request."""
 
-    def __init__(self, exchange: Exchange, asked: Asked, keep_bytes: int) -> None:
+    def __init__(self, exchange: Exchange, asked: Asked, keep_bytes: int, keep: Keep) -> None:
         self._exchange = exchange
         self._asked = asked
+        self._renderer = asked.renderer()
         self._keep_bytes = keep_bytes
+        self._keep = keep
 
-    async def run(self, frames: Frames, deadline_s: float | None) -> Answer | None:
-        """Send the answer. Returns it if it came whole and in the engine's own words, else None.
+    async def run(self, frames: Frames, deadline_s: float | None) -> None:
+        """Send the answer. One that came whole is given to `keep` before its end is sent.
 
+        So whoever has seen the end and asks again is answered from memory.
         Raises the errors of `serve.errors` only while nothing has been sent, and `ClientGone`.
         """
         try:
             async with asyncio.TaskGroup() as group:
                 watch = group.create_task(until_gone(self._exchange.receive))
                 async with aclosing(frames):
-                    answer = await self._pass_on(frames, deadline_s)
+                    await self._pass_on(frames, deadline_s)
                 watch.cancel()
         except* ClientGone:
             raise ClientGone from None
         except* RayllamaError as errors:
             raise errors.exceptions[0] from None
-        return answer
 
-    async def _pass_on(self, frames: Frames, deadline_s: float | None) -> Answer | None:
+    async def _pass_on(self, frames: Frames, deadline_s: float | None) -> None:
         head, first = await _opening(frames, deadline_s)
         if head.status == 200 and head.content_type.startswith(NDJSON.decode()):
             if self._asked.is_streamed:
-                return await self._stream(head, first, frames)
-            return await self._put_together(head, first, frames)
-        return await self._copy(head, first, frames)
+                await self._stream(head, first, frames)
+            else:
+                await self._put_together(head, first, frames)
+        else:
+            await self._copy(head, first, frames)
 
-    async def _stream(self, head: Head, first: bytes, frames: Frames) -> Answer | None:
+    async def _stream(self, head: Head, first: bytes, frames: Frames) -> None:
         """Line by line, each as it comes."""
-        exchange, renderer = self._exchange, self._asked.renderer
+        exchange, renderer = self._exchange, self._renderer
         answer = Answer(head.content_type, self._keep_bytes)
         exchange.began(head.status)
         await start(
@@ -110,12 +118,13 @@ class Relay:
                 data = frame
         except EngineError as error:
             message = str(error)
+        if message is None:
+            self._whole(answer)
         await end(exchange.send, b"" if message is None else renderer.broken(message))
-        return answer if message is None else None
 
-    async def _put_together(self, head: Head, first: bytes, frames: Frames) -> Answer | None:
+    async def _put_together(self, head: Head, first: bytes, frames: Frames) -> None:
         """All lines into one body. An error among them is the whole answer, with a status."""
-        exchange, renderer = self._exchange, self._asked.renderer
+        exchange, renderer = self._exchange, self._renderer
         lines, tail = await _rest(first, frames)
         good, message = _cut_error(lines)
         if message is not None:
@@ -125,31 +134,34 @@ class Relay:
         answer = Answer(head.content_type, self._keep_bytes)
         answer.add(good)
         answer.tail = tail
-        exchange.began(200)
         body = renderer.whole(good.splitlines())
+        self._whole(answer)
+        exchange.began(200)
         await Reply(200, renderer.whole_type, body, headers=[self._verdict()]).send(exchange.send)
-        return answer
 
-    async def _copy(self, head: Head, first: bytes, frames: Frames) -> Answer | None:
+    async def _copy(self, head: Head, first: bytes, frames: Frames) -> None:
         """One JSON object: an embedding, a load, or the engine's refusal."""
-        exchange, renderer = self._exchange, self._asked.renderer
+        exchange, renderer = self._exchange, self._renderer
         body, tail = await _rest(first, frames)
         if head.status != 200 and exchange.route.startswith("/v1/"):
             raise EngineRefused(head.status, wire_frames.error_text(body))
         content_type = head.content_type.encode()
         if not self._asked.is_streamed:
             content_type = renderer.whole_type if head.status == 200 else JSON
+        if head.status == 200:
+            answer = Answer(head.content_type, self._keep_bytes)
+            answer.add(body)
+            answer.tail = tail
+            self._whole(answer)
         exchange.began(head.status)
         reply = Reply(head.status, content_type, body, headers=[self._verdict()])
         if head.status == 503:
             reply.headers.append((b"retry-after", b"1"))
         await reply.send(exchange.send)
-        if head.status != 200:
-            return None
-        answer = Answer(head.content_type, self._keep_bytes)
-        answer.add(body)
-        answer.tail = tail
-        return answer
+
+    def _whole(self, answer: Answer) -> None:
+        if answer.is_storable:
+            self._keep(answer)
 
     def _verdict(self) -> tuple[bytes, bytes]:
         return CACHE_HEADER, self._exchange.verdict.header()

@@ -44,7 +44,8 @@ async def test_the_status_waits_for_the_first_line() -> None:
 
 @pytest.mark.parametrize("error", [EngineDied(), EngineDied("gone")])
 async def test_a_pool_lost_before_the_first_byte_has_a_status(error: EngineDied) -> None:
-    for script in ([error], [NDJSON, error]):
+    scripts: list[list[Step]] = [[error], [NDJSON, error]]
+    for script in scripts:
         caller = await Front(script).post("/api/chat", CHAT)
         assert caller.status == 500
         assert json.loads(caller.body) == {"error": str(error)}
@@ -62,7 +63,8 @@ async def test_an_engines_own_last_line_passes() -> None:
 
 
 async def test_a_failure_in_mid_answer_is_a_status_for_who_does_not_stream() -> None:
-    for script in ([NDJSON, line("a"), DIED], [NDJSON, line("a"), EngineDied()]):
+    scripts: list[list[Step]] = [[NDJSON, line("a"), DIED], [NDJSON, line("a"), EngineDied()]]
+    for script in scripts:
         caller = await Front(script).post("/api/chat", WHOLE)
         assert caller.status == 500
         assert caller.body + b"\n" == DIED
@@ -82,7 +84,10 @@ async def test_an_empty_stream_is_not_an_answer() -> None:
 
 
 async def test_a_refusal_is_passed_on_in_the_dialect() -> None:
-    refusal = [Head(404, "application/json; charset=utf-8"), b'{"error":"model \'m\' not found"}']
+    refusal: list[Step] = [
+        Head(404, "application/json; charset=utf-8"),
+        b'{"error":"model \'m\' not found"}',
+    ]
     caller = await Front(refusal).post("/api/chat", CHAT)
     assert (caller.status, caller.body) == (404, b'{"error":"model \'m\' not found"}')
     caller = await Front(refusal).post("/v1/chat/completions", OPENAI)
@@ -91,8 +96,9 @@ async def test_a_refusal_is_passed_on_in_the_dialect() -> None:
 
 
 async def test_overload_says_when_to_come_back() -> None:
-    busy = [Head(503, "application/json; charset=utf-8"), b'{"error":"server busy"}']
-    for script in ([Overloaded()], busy):
+    busy: list[Step] = [Head(503, "application/json; charset=utf-8"), b'{"error":"server busy"}']
+    scripts: list[list[Step]] = [[Overloaded()], busy]
+    for script in scripts:
         caller = await Front(script).post("/api/chat", CHAT)
         assert caller.status == 503
         assert caller.headers[b"retry-after"] == b"1"

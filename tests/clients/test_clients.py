@@ -1,0 +1,140 @@
+"""Clients as people use them: nothing but the URL is changed."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import ollama
+import openai
+import pytest
+
+from tests.stack import Stack, until
+
+pytestmark = pytest.mark.engine
+
+MODEL = "smollm2:135m"
+OPTIONS = {"temperature": 0, "num_predict": 5}
+MESSAGES: list[Any] = [{"role": "user", "content": "Say hello to a client."}]
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[ollama.Client]:
+    client = ollama.Client(host=stack.url)
+    yield client
+    client._client.close()
+
+
+def test_ollama_sync(client: ollama.Client) -> None:
+    whole = client.chat(MODEL, MESSAGES, options=OPTIONS)
+    parts = list(client.chat(MODEL, MESSAGES, options=OPTIONS, stream=True))
+    assert parts[-1].done
+    assert parts[-1].eval_count == whole.eval_count == 5
+    assert "".join(part.message.content or "" for part in parts) == whole.message.content
+    generated = client.generate(MODEL, "Say hello.", options=OPTIONS)
+    assert generated.done_reason == "length"
+    vectors = client.embed("all-minilm", ["one", "two"]).embeddings
+    assert [len(vector) for vector in vectors] == [384, 384]
+    assert MODEL in [model.model for model in client.list().models]
+    assert MODEL in [model.model for model in client.ps().models]
+    details = client.show(MODEL).details
+    assert details is not None
+    assert details.family == "llama"
+
+
+def test_ollama_raises_what_its_users_expect(client: ollama.Client) -> None:
+    with pytest.raises(ollama.ResponseError, match="model 'nope' not found") as missing:
+        client.chat("nope", MESSAGES)
+    assert missing.value.status_code == 404
+    with pytest.raises(ollama.ResponseError, match="not found"):
+        list(client.generate("nope", "x", stream=True))
+    with pytest.raises(ollama.ResponseError, match="does not support embeddings") as unable:
+        client.embed(MODEL, "x")
+    assert unable.value.status_code == 501
+
+
+async def test_ollama_async(stack: Stack) -> None:
+    client = ollama.AsyncClient(host=stack.url)
+    whole = await client.chat(MODEL, MESSAGES, options=OPTIONS)
+    parts = [
+        part async for part in await client.chat(MODEL, MESSAGES, options=OPTIONS, stream=True)
+    ]
+    assert "".join(part.message.content or "" for part in parts) == whole.message.content
+    await client._client.aclose()
+
+
+def test_openai_chat_completions(stack: Stack) -> None:
+    with openai.OpenAI(base_url=stack.url + "/v1", api_key="unused") as client:
+        asked: dict[str, Any] = {
+            "model": MODEL,
+            "messages": MESSAGES,
+            "temperature": 0,
+            "max_tokens": 5,
+        }
+        whole = client.chat.completions.create(**asked)
+        assert whole.usage is not None
+        assert whole.usage.completion_tokens == 5
+        text = ""
+        usage = None
+        for chunk in client.chat.completions.create(
+            **asked, stream=True, stream_options={"include_usage": True}
+        ):
+            text += "".join(choice.delta.content or "" for choice in chunk.choices)
+            usage = chunk.usage or usage
+        assert text == whole.choices[0].message.content
+        assert usage == whole.usage
+        assert MODEL in [model.id for model in client.models.list()]
+        assert client.models.retrieve(MODEL).id == MODEL
+
+
+def test_openai_raises_what_its_users_expect(stack: Stack) -> None:
+    with openai.OpenAI(base_url=stack.url + "/v1", api_key="unused", max_retries=0) as client:
+        with pytest.raises(openai.NotFoundError, match="model 'nope' not found"):
+            client.chat.completions.create(model="nope", messages=MESSAGES)
+        with pytest.raises(openai.BadRequestError, match="too short"):
+            client.chat.completions.create(model=MODEL, messages=[])
+    with (
+        openai.OpenAI(base_url=stack.doors[2].url + "/v1", api_key="wrong") as stranger,
+        pytest.raises(openai.AuthenticationError),
+    ):
+        stranger.models.list()
+
+
+def test_curl_as_ollama_documents_it(stack: Stack) -> None:
+    body = json.dumps({"model": MODEL, "prompt": "Why?", "stream": False, "options": OPTIONS})
+    run = subprocess.run(
+        ["curl", "-sS", stack.url + "/api/generate", "-d", body],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(run.stdout)["done"] is True
+
+
+def test_each_line_arrives_when_it_is_made(stack: Stack) -> None:
+    """The second line is not yet made when the first is read: the engine still has the call."""
+    body = {"model": MODEL, "prompt": "Count to one hundred.", "options": {"num_predict": 200}}
+    with (
+        httpx.Client(timeout=60) as client,
+        client.stream("POST", stack.url + "/api/generate", json=body) as response,
+    ):
+        lines = response.iter_lines()
+        assert json.loads(next(lines))["done"] is False
+        assert stack.pool.open == 1
+        assert json.loads(list(lines)[-1])["done"] is True
+
+
+def test_a_client_that_leaves_frees_its_slot(stack: Stack) -> None:
+    body = {"model": MODEL, "prompt": "Count to a thousand.", "options": {"num_predict": 4000}}
+    for streamed in (True, False):
+        with httpx.Client(timeout=60) as client:
+            if streamed:
+                with client.stream("POST", stack.url + "/api/generate", json=body) as response:
+                    next(response.iter_lines())
+            else:
+                with pytest.raises(httpx.ReadTimeout):
+                    client.post(
+                        stack.url + "/api/generate", json={**body, "stream": False}, timeout=0.5
+                    )
+        stack.run(until(lambda: stack.pool.open == 0))
