@@ -14,16 +14,22 @@ _MAX_BYTES = 16 << 20
 
 
 class EngineLog:
-    """The file `engine.log` in an engine's directory."""
+    """The file `engine.log` in an engine's directory, as one engine writes it."""
 
     def __init__(self, directory: Path, *, max_bytes: int = _MAX_BYTES) -> None:
         self.path = directory / "engine.log"
         self._older = directory / "engine.log.1"
         self._max_bytes = max_bytes
+        self._begin = 0
 
     def open(self) -> int:
-        """A file descriptor for the engine to write to; the caller closes its own copy."""
-        return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        """A file descriptor for the engine to write to; the caller closes its own copy.
+
+        What an engine before it has written stays, but is none of this one's last words.
+        """
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._begin = os.fstat(descriptor).st_size
+        return descriptor
 
     def tail(self, lines: int = 20) -> str:
         """The last lines, or a word that there are none."""
@@ -40,13 +46,14 @@ class EngineLog:
                 self._older.write_bytes(self._last(self._max_bytes // 4))
                 self._older.chmod(0o600)
                 os.truncate(self.path, 0)
+                self._begin = 0
         except FileNotFoundError:
             return
 
     def _last(self, count: int) -> bytes:
         try:
             with self.path.open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - count))
+                file.seek(max(self._begin, file.seek(0, os.SEEK_END) - count))
                 return file.read(count)
         except FileNotFoundError:
             return b""

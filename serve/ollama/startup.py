@@ -30,8 +30,6 @@ async def until_ready(
     version = await _first_version(client, process, settings.start_timeout_s)
     for model in settings.models:
         await _load(client, process, model, settings)
-    if process is not None and process.exited.done():
-        raise EngineNotReady(story("the engine ended as it became ready", process))
     return version
 
 

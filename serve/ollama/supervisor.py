@@ -20,7 +20,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from serve.errors import EngineError, EngineNotReady, RayllamaError
+from serve.errors import EngineDied, EngineError, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import CatalogueReader, fingerprint
 from serve.ollama.client import EngineClient
 from serve.ollama.environment import engine_command, engine_environment
@@ -34,7 +34,7 @@ from serve.wire.names import canonical
 if TYPE_CHECKING:
     from pathlib import Path
 
-_NOTICE_S = 2.0  # a refused connection comes a moment before the news that the engine is gone
+_NOTICE_S = 1.0  # how long the news that an engine is gone may take after its last sign
 _TRIM_S = 10.0
 _PORT_TRIES = 3
 _PORT_TAKEN = "address already in use"
@@ -87,7 +87,6 @@ class Supervisor:
                 await self._until_ready(self._client, None)
             else:
                 await asyncio.to_thread(reap_stale)
-                self._directory = self._mark.directory()
                 process = await self._launch()
                 self._watcher = asyncio.get_running_loop().create_task(self._watch(process))
                 self._watcher.add_done_callback(self._watch_ended)
@@ -128,6 +127,12 @@ class Supervisor:
             async with aclosing(client.stream(call)) as frames:
                 async for frame in frames:
                     yield frame
+        except EngineDied:
+            # A connection breaks a moment before its engine is gone. Whoever hears that it broke
+            # and calls again shall wait for the next engine, not meet the dying one.
+            if self._client is client and self._process is not None:
+                await self._process.wait(_NOTICE_S)
+            raise
         except EngineNotReady:
             successor = await self._successor(client)
             async with aclosing(successor.stream(call)) as frames:
@@ -189,9 +194,8 @@ class Supervisor:
 
     async def _spawn(self) -> tuple[EngineProcess, EngineClient]:
         if self._directory is None:
-            raise EngineNotReady(self._trouble)
-        port = free_port()
-        home = self._directory / "home"
+            self._directory = self._mark.directory()
+        port, home = free_port(), self._directory / "home"
         home.mkdir(exist_ok=True)
         environment = engine_environment(self._settings, port=port, home=home, mark=str(self._mark))
         command = engine_command(self._settings, port)
@@ -210,8 +214,9 @@ class Supervisor:
 
     async def _until_ready(self, client: EngineClient, process: EngineProcess | None) -> None:
         self.engine_version = await until_ready(client, process, self._inference)
-        self._settled.set()
-        self._on_ready()
+        if process is None or not process.exited.done():  # else the watch restarts it
+            self._settled.set()
+            self._on_ready()
 
     async def _watch(self, process: EngineProcess) -> None:
         """Restart the engine whenever it dies, until it dies too often."""

@@ -232,6 +232,28 @@ async def test_serves_destructor_stops_the_engine_once(tmp_path: Path) -> None:
     gc.collect()
 
 
+async def test_a_replica_that_watches_its_parent_stops_watching_when_it_stops(
+    tmp_path: Path,
+) -> None:
+    running = await Inference.launch(faulty(tmp_path), watch_parent=True)
+    await running.stop()
+    assert running._watch is not None
+    assert running._watch._stopped.is_set()
+
+
+async def test_digests_that_cannot_be_read_cost_only_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.inference._DIGEST_S", 0.1)
+    async with replica(faulty(tmp_path)) as running:
+        (tmp_path / "tags_hang").touch()
+        head, body, tail = await collect(running.stream(generate()))
+        assert head == LINES
+        assert body.endswith(b'"done":true}\n')
+        assert tail is not None
+        assert (tail.digest_before, tail.digest_after) == ("", "")
+
+
 async def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(EngineNotReady, match="giving up"):
         await Inference.launch(faulty(tmp_path, "exit,runner"))

@@ -92,6 +92,8 @@ class Faulty(BaseHTTPRequestHandler):
         if self.path == "/api/version":
             self._json({"version": VERSION})
         elif self.path == "/api/tags":
+            while (SCRATCH / "tags_hang").exists():
+                time.sleep(0.01)
             digest_file = SCRATCH / "digest"
             digest = digest_file.read_text() if digest_file.exists() else "d1"
             count = SCRATCH / "tags_calls"

@@ -36,3 +36,20 @@ def test_a_file_over_its_bound_keeps_its_end_beside_it_and_goes_on(tmp_path: Pat
     older = tmp_path / "engine.log.1"
     assert older.read_bytes() == b"x" * 246 + b"end\n"
     assert older.stat().st_mode & 0o077 == 0
+
+
+def test_last_words_are_an_engines_own(tmp_path: Path) -> None:
+    (tmp_path / "engine.log").write_text("bind: address already in use\n")
+    log = EngineLog(tmp_path, max_bytes=100)
+    engine = log.open()
+    try:
+        assert log.tail() == "(it wrote nothing)"
+        os.write(engine, b"mine\n")
+        assert log.tail() == "mine"
+        os.write(engine, b"x" * 100)
+        log.trim()
+        os.write(engine, b"after\n")
+        assert log.tail() == "after"
+    finally:
+        os.close(engine)
+    assert log.path.read_text() == "after\n"

@@ -9,7 +9,9 @@ import psutil
 import pytest
 
 from serve.errors import ConfigError, EngineDied, EngineNotReady, EngineRefused
+from serve.ollama.client import EngineClient
 from serve.ollama.process import EngineProcess
+from serve.ollama.startup import until_ready
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Head
 from serve.settings import InferenceSettings, Settings
@@ -115,7 +117,7 @@ async def test_kill_9_fails_what_runs_and_new_calls_wait_for_the_next_engine(
     readies: list[None] = []
     supervisor = Supervisor(faulty(tmp_path, "runner"), on_ready=lambda: readies.append(None))
     async with supervisor:
-        before = marked(supervisor.replica_id)
+        before, old = marked(supervisor.replica_id), await supervisor.ready()
         running = supervisor.stream(generate("stall"))
         assert isinstance(await anext(running), Head)
         assert await anext(running)
@@ -127,6 +129,7 @@ async def test_kill_9_fails_what_runs_and_new_calls_wait_for_the_next_engine(
         assert b'"done":true' in body
         assert supervisor.restarts == 1
         assert len(readies) == 2
+        assert await supervisor._successor(old) is await supervisor.ready()
         assert supervisor.engine_pid != first
         assert not any(is_alive(pid) for pid in before), "the dead engine's runner too"
         assert len(marked(supervisor.replica_id)) == 3
@@ -259,3 +262,22 @@ async def test_a_stopped_supervisor_starts_nothing(tmp_path: Path) -> None:
     await supervisor.stop()
     with pytest.raises(EngineNotReady):
         await supervisor.catalogue.fresh()
+
+
+async def test_an_engine_that_ends_as_it_becomes_ready_is_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def faulty_until_ready(
+        client: EngineClient, process: EngineProcess | None, settings: InferenceSettings
+    ) -> str:
+        version = await until_ready(client, process, settings)
+        if process is not None and not (tmp_path / "died").exists():
+            (tmp_path / "died").touch()
+            await process.kill()
+        return version
+
+    monkeypatch.setattr("serve.ollama.supervisor.until_ready", faulty_until_ready)
+    async with Supervisor(faulty(tmp_path)) as supervisor:
+        _, body, _ = await collect(supervisor.stream(generate()))
+        assert b'"done":true' in body
+        assert supervisor.restarts == 1
