@@ -184,7 +184,7 @@ class EmbeddedSettings(Section):
     """Where converted models are kept. Empty: $XDG_CACHE_HOME/rayllama, or ~/.cache/rayllama."""
 
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads a model; 0: llama.cpp's own choice."""
+    """Threads a model; 0: one less than there are cores, so that no thread waits for one."""
 
     models: list[GgufModel] = []
     """Models beside the two that come along (smollm2:135m, all-minilm)."""

@@ -24,7 +24,7 @@ class Launch:
     """What a runner is started with: a change of any of it needs another process.
 
     `context` is tokens a slot; `template` is a Jinja chat template; `gpu_layers` -1 is llama.cpp's
-    own choice, `threads` 0 too.
+    own choice, `threads` of at least one.
     """
 
     path: str
