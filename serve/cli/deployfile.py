@@ -150,7 +150,8 @@ def load(path: Path) -> DeployFile:
 
 
 def _prefixed(path: Path, lines: str) -> str:
-    return "\n".join(f"{path}: {line}" for line in lines.splitlines())
+    # A fault of the whole file has no path in it, for which `explain` says "args".
+    return "\n".join(f"{path}: {line.removeprefix('args: ')}" for line in lines.splitlines())
 
 
 def _faults(file: DeployFile) -> list[str]:
