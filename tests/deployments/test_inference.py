@@ -20,6 +20,7 @@ from serve.settings import CacheSettings, Settings
 from tests.ollama.engines import (
     FAULTY_MODEL,
     collect,
+    family_of,
     faulty,
     generate,
     is_alive,
@@ -218,7 +219,7 @@ async def test_an_engine_that_keeps_dying_fails_the_health_check(tmp_path: Path)
 async def test_serves_destructor_stops_the_engine_once(tmp_path: Path) -> None:
     running = await Inference.launch(faulty(tmp_path, "runner"))
     name = supervisor_of(running).replica_id
-    assert len(marked(name)) == 3
+    await family_of(name)
     ending = running.__del__()
     assert ending is not None
     await ending
@@ -274,8 +275,7 @@ async def test_kill_9_of_the_replica_leaves_neither_engine_nor_runner(tmp_path: 
     with start_alone(faulty(tmp_path, "runner,ignore_term")) as process:
         assert process.stdout is not None
         name = process.stdout.readline().strip()
-        family = marked(name)
-        assert len(family) == 3
+        family = await family_of(name)
         process.kill()
         process.wait()
         await until(lambda: not any(is_alive(pid) for pid in family))

@@ -93,6 +93,12 @@ def marked(replica: str) -> list[int]:
     return found
 
 
+async def family_of(replica: str, size: int = 3) -> list[int]:
+    """The pids of keeper, engine and runner, once they are all there."""
+    await until(lambda: len(marked(replica)) == size)
+    return marked(replica)
+
+
 async def kill_engine(supervisor: Supervisor) -> int:
     """SIGKILL to the engine; its pid, once the kernel has closed all that it had open."""
     engine = supervisor.engine_pid

@@ -18,7 +18,7 @@ from serve.ports import Call, Head, Tail
 from serve.settings import InferenceSettings, Settings
 from serve.wire.frames import parse_last
 from serve.wire.names import canonical
-from tests.ollama.engines import collect, is_alive, kill_engine, marked, until
+from tests.ollama.engines import collect, family_of, is_alive, kill_engine, until
 
 MODEL = "smollm2:135m"
 EOF_LINE = b'{"error":"an error was encountered while running the model: unexpected EOF"}\n'
@@ -157,7 +157,6 @@ async def test_configured_models_are_loaded_and_stop_leaves_nothing(
     loaded = await client.loaded()
     assert {canonical(model.model or "") for model in loaded.models} == set(map(canonical, models))
     assert all((model.expires_at and model.expires_at.year > 2200) for model in loaded.models)
-    family = marked(name)
-    assert len(family) == 2 + len(models)
+    family = await family_of(name, 2 + len(models))
     await second.stop()
     assert not any(is_alive(pid) for pid in family)

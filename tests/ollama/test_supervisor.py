@@ -18,6 +18,7 @@ from serve.settings import InferenceSettings, Settings
 from tests.ollama.engines import (
     FAULTY_MODEL,
     collect,
+    family_of,
     faulty,
     generate,
     is_alive,
@@ -38,7 +39,7 @@ async def test_start_answers_and_stop_leaves_nothing(tmp_path: Path) -> None:
     assert engine is not None
     home = psutil.Process(engine).environ()["HOME"]
     assert Path(home).is_dir()
-    assert len(marked(supervisor.replica_id)) == 3  # keeper, engine, runner
+    await family_of(supervisor.replica_id)
     await supervisor.stop()
     assert marked(supervisor.replica_id) == []
     assert not Path(home).exists()
@@ -49,7 +50,7 @@ async def test_start_answers_and_stop_leaves_nothing(tmp_path: Path) -> None:
 
 async def test_the_engine_stays_in_our_session_and_process_group(tmp_path: Path) -> None:
     async with Supervisor(faulty(tmp_path, "runner")) as supervisor:
-        for pid in marked(supervisor.replica_id):
+        for pid in await family_of(supervisor.replica_id):
             assert os.getsid(pid) == os.getsid(0)
             assert os.getpgid(pid) == os.getpgid(0)
 
@@ -117,7 +118,7 @@ async def test_kill_9_fails_what_runs_and_new_calls_wait_for_the_next_engine(
     readies: list[None] = []
     supervisor = Supervisor(faulty(tmp_path, "runner"), on_ready=lambda: readies.append(None))
     async with supervisor:
-        before, old = marked(supervisor.replica_id), await supervisor.ready()
+        before, old = await family_of(supervisor.replica_id), await supervisor.ready()
         running = supervisor.stream(generate("stall"))
         assert isinstance(await anext(running), Head)
         assert await anext(running)
@@ -132,18 +133,18 @@ async def test_kill_9_fails_what_runs_and_new_calls_wait_for_the_next_engine(
         assert await supervisor._successor(old) is await supervisor.ready()
         assert supervisor.engine_pid != first
         assert not any(is_alive(pid) for pid in before), "the dead engine's runner too"
-        assert len(marked(supervisor.replica_id)) == 3
+        await family_of(supervisor.replica_id)
 
 
 async def test_a_killed_keeper_takes_the_engine_along_and_both_come_back(tmp_path: Path) -> None:
     async with Supervisor(faulty(tmp_path, "runner")) as supervisor:
-        before = marked(supervisor.replica_id)
+        before = await family_of(supervisor.replica_id)
         engine = supervisor.engine_pid
         assert engine is not None
         os.kill(psutil.Process(engine).ppid(), signal.SIGKILL)
         await until(lambda: not any(is_alive(pid) for pid in before))
         await collect(supervisor.stream(generate()))
-        assert len(marked(supervisor.replica_id)) == 3
+        await family_of(supervisor.replica_id)
 
 
 async def test_an_engine_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
@@ -172,8 +173,7 @@ async def test_deaths_outside_the_window_are_forgotten(tmp_path: Path) -> None:
 async def test_an_engine_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     supervisor = Supervisor(faulty(tmp_path, "ignore_term,runner", stop_timeout_s=0.2))
     await supervisor.start()
-    family = marked(supervisor.replica_id)
-    assert len(family) == 3
+    family = await family_of(supervisor.replica_id)
     await supervisor.stop()
     assert not any(is_alive(pid) for pid in family)
 
