@@ -5,7 +5,7 @@ near cache; what is recognised is answered here. All else goes on to the router,
 by then in `scope["exchange"]`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -27,9 +27,12 @@ _MAX_REQUEST_ID = 128
 class Gateway:
     """The ASGI application that Serve calls."""
 
-    def __init__(self, services: Services, router: ASGIApp) -> None:
+    def __init__(
+        self, services: Services, router: ASGIApp, verbs: Callable[[Scope], bytes]
+    ) -> None:
         self._services = services
         self._router = router
+        self._verbs = verbs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer from the near cache, or hand on to the router."""
@@ -124,13 +127,16 @@ class Gateway:
         if origin in (b"http://" + host, b"https://" + host):
             origin = b""  # a page of our own is not a stranger
         preflight = scope["method"] == "OPTIONS"
+        allow: list[Header] = []
+        if preflight and (verbs := self._verbs(scope)):
+            allow.append((b"allow", verbs))
         if (origin and not services.origins.allows(origin)) or not (
             (origin and preflight) or services.hosts.allows(host)
         ):
-            await Reply(403, b"", b"").send(send)
+            await Reply(403, b"", b"", headers=allow).send(send)
             return None
         if preflight:
-            more = services.origins.preflight(origin) if origin else []
+            more = [*allow, *(services.origins.preflight(origin) if origin else ())]
             await Reply(204, b"", b"", headers=more, length=False).send(send)
             return None
         return _with_headers(send, services.origins.headers(origin)) if origin else send

@@ -61,7 +61,7 @@ class Verbs(Route):
     def __init__(self, path: str, endpoint: ASGIApp, verbs: Sequence[str]) -> None:
         super().__init__(path, _Application(endpoint), methods=list(verbs))
         self.methods = set(verbs)
-        self._allow = ", ".join(verbs).encode()
+        self.allow = ", ".join(verbs).encode()
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the endpoint, or refuse the verb."""
@@ -69,9 +69,17 @@ class Verbs(Route):
             await self.app(scope, receive, send)
             return
         reply = Reply(
-            405, b"text/plain", b"405 method not allowed", headers=[(b"allow", self._allow)]
+            405, b"text/plain", b"405 method not allowed", headers=[(b"allow", self.allow)]
         )
         await reply.send(send, head=scope["method"] == "HEAD")
+
+
+def verbs(routes: Sequence[BaseRoute], scope: Scope) -> bytes:
+    """The verbs of the route at this path; none if there is none."""
+    for route in routes:
+        if isinstance(route, Verbs) and route.matches(scope)[0] is not Match.NONE:
+            return route.allow
+    return b""
 
 
 class _Application:

@@ -92,7 +92,7 @@ RULES = (
         "`smollm2` is served under that name as well, and listed, so that it is cached by digest",
         ("body.models", "body.data"),
         cases=("models/tags", "models/v1_models"),
-        kinds=("extra",),
+        kinds=("extra", "length"),
         profiles=_OURS,
     ),
     Rule(

@@ -89,8 +89,11 @@ async def test_origins_and_hosts() -> None:
     got = await front.ask("OPTIONS", "/api/chat", headers=good)
     assert got.status == 204
     assert got.headers[b"access-control-allow-methods"].startswith(b"GET,POST")
+    assert got.headers[b"allow"] == b"POST"
     got = await front.ask("OPTIONS", "/api/chat")
-    assert got.status == 204
+    assert (got.status, got.headers) == (204, {**got.headers, b"allow": b"POST"})
+    got = await front.ask("OPTIONS", "/nope")
+    assert b"allow" not in got.headers
     got = await front.ask("GET", "/api/version", headers=[(b"host", b"evil.example")])
     assert got.status == 403
     own = [(b"origin", b"http://box.local"), (b"host", b"box.local")]

@@ -1,0 +1,68 @@
+"""Rayllama on the embedded engine against what a real Ollama answered, in the recorded order.
+
+The engine is judged alone in `test_embedded`; what the ingress adds must change nothing. Replayed
+twice, so that the second time what can be answered from memory is.
+"""
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+import pytest
+
+from serve.settings import Settings
+from tests.conformance.compare import differences
+from tests.conformance.conftest import models
+from tests.conformance.permitted import RAYLLAMA, skipped
+from tests.conformance.replay import Case, cases, replay
+from tests.stack import Stack
+
+pytestmark = pytest.mark.engine
+
+FILES = ("misc", "models", "generate", "chat", "embed", "openai", "capabilities")
+OURS = ("/v1/chat/completions", "/v1/models*")
+"""Of the dialects that the engine doesn't speak, those that the ingress does."""
+
+
+def left_out(case: Case) -> str | None:
+    if any(fnmatchcase(case.path, pattern) for pattern in OURS):
+        return None
+    return skipped(case.id, case.path)
+
+
+@pytest.fixture(scope="session")
+def recorded_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("rayllama")
+    settings = Settings.model_validate(
+        {
+            "inference": {"num_gpus": 0, "slots": 2, "context_length": 2048, "keep_alive": "5m"},
+            "embedded": {
+                "threads": 1,
+                "models": models(folder),
+                "store": str(folder.parent / "store"),
+            },
+            "cache": {"lookup_timeout_s": 5, "lease_s": 5},
+        }
+    )
+    with Stack(settings) as stack:
+        yield stack
+
+
+@pytest.mark.parametrize("case", cases(*FILES), ids=lambda case: case.id)
+def test_answers_as_ollama_did(recorded_stack: Stack, case: Case) -> None:
+    if reason := left_out(case):
+        pytest.skip(reason)
+    assert differences(case, replay(recorded_stack.url, case), RAYLLAMA) == []
+
+
+def asked(*files: str) -> list[Case]:
+    return [case for case in cases(*files) if case.method == "POST"]
+
+
+@pytest.mark.parametrize(
+    "case", asked("generate", "chat", "embed", "openai"), ids=lambda case: case.id
+)
+def test_answers_the_same_from_memory(recorded_stack: Stack, case: Case) -> None:
+    if reason := left_out(case):
+        pytest.skip(reason)
+    replay(recorded_stack.url, case)
+    assert differences(case, replay(recorded_stack.url, case), RAYLLAMA) == []
