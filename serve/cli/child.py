@@ -96,7 +96,8 @@ class ServeRun:
 
     def end_rest(self, *, patience_s: float) -> int:
         """End what is left of it, by pid. Returns how many processes that were."""
-        count = family.end(family.members(self.run), patience_s=patience_s)
+        rest = {*family.below(), *family.marked(self.run)}
+        count = family.end(rest, patience_s=patience_s)
         if self._process:
             self._process.wait()
         with contextlib.suppress(ChildProcessError):  # bury adopted orphans

@@ -40,12 +40,14 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
-def members(run: str) -> list[psutil.Process]:
-    """Every live process of a run but this one."""
-    here = psutil.Process()
-    below = {process for process in here.children(recursive=True) if _is_alive(process)}
-    marked = {process for process in psutil.process_iter() if _mark(process) == run}
-    return sorted((below | marked) - {here}, key=lambda process: process.pid)
+def below() -> list[psutil.Process]:
+    """Every live process below this one."""
+    return [child for child in psutil.Process().children(recursive=True) if _is_alive(child)]
+
+
+def marked(run: str) -> list[psutil.Process]:
+    """Every live process that carries the mark of a run."""
+    return [process for process in psutil.process_iter() if _mark(process) == run]
 
 
 def orphaned_proxies() -> list[psutil.Process]:

@@ -20,7 +20,7 @@ def clear_leftovers(port: int) -> list[str]:
             raise ConfigError(
                 f"Rayllama already runs at {last.url} (pid {owner.pid}); `rayllama down` stops it"
             )
-        if count := family.end(family.members(last.run), patience_s=_PATIENCE_S):
+        if count := family.end(family.marked(last.run), patience_s=_PATIENCE_S):
             done.append(f"ended {count} processes that an earlier run left behind")
         record.forget(port)
     if count := family.end(family.orphaned_proxies(), patience_s=_PATIENCE_S):
