@@ -141,10 +141,14 @@ class _Errors:
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         if process.stderr is None:
             return
-        while line := await process.stderr.readline():
-            text = line.decode("utf-8", "replace").rstrip()
-            self._lines.append(text)
-            _log.warning("runner %d: %s", process.pid, text)
+        while not process.stderr.at_eof():
+            try:
+                line = await process.stderr.readline()
+            except ValueError:  # longer than asyncio's buffer; what it was is lost
+                continue
+            if text := line.decode("utf-8", "replace").rstrip():
+                self._lines.append(text)
+                _log.warning("runner %d: %s", process.pid, text)
 
     async def last(self) -> str:
         """What it said last, once it has said all."""

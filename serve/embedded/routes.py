@@ -3,6 +3,7 @@
 import contextlib
 import posixpath
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import quote
 
 from serve.embedded import OLLAMA_VERSION
 from serve.embedded.chat import chat
@@ -104,8 +105,8 @@ def _clean(path: str) -> str:
 
 
 def _moved(method: str, code: int, words: str, path: str, query: str) -> Whole:
-    location = path + (f"?{query}" if query else "")
-    headers = ((b"location", location.encode("latin-1", "replace")),)
+    location = quote(path) + (f"?{query}" if query else "")
+    headers = ((b"location", location.encode()),)
     if method == "GET":
         body = f'<a href="{location}">{words}</a>.\n\n'.encode()
         return Whole(code, body, b"text/html; charset=utf-8", headers)

@@ -23,10 +23,12 @@ _ERRORS_ONLY = 1
 def run(parent_pid: int) -> NoReturn:
     """Serves the model that the line on stdin describes until the engine lets go of stdin."""
     _die_with(parent_pid)
+    answer = os.dup(1)
+    os.dup2(2, 1)  # nobody reads what llama.cpp may print later: a full pipe would stop it
     spec = json.loads(sys.stdin.readline())
     server = _server(spec)
-    sys.stdout.write(json.dumps({"address": server.listening_address}) + "\n")
-    sys.stdout.flush()
+    os.write(answer, json.dumps({"address": server.listening_address}).encode() + b"\n")
+    os.close(answer)
     sys.stdin.read()
     os._exit(0)
 

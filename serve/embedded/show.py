@@ -1,5 +1,6 @@
 """GET /api/tags, GET /api/ps and POST /api/show: what models there are, and what they are."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -51,7 +52,9 @@ async def show(engine: Engine, request: Request) -> Reply:
     model = await named(engine, name, unnamed=BadRequest(REQUIRED))
     if model is None:
         raise NotFound(f"model '{short(name)}' not found")
-    facts = gguf_facts.read(model.path, arrays=True) if asked.verbose else model.facts
+    facts = model.facts
+    if asked.verbose:
+        facts = await asyncio.to_thread(gguf_facts.read, model.path, arrays=True)
     system = asked.system or model.system
     info = _info(facts)
     if request.headers.get("user-agent", "").startswith(_COPILOT):

