@@ -47,11 +47,11 @@ class System:
 
     def named(self, title: str) -> list[psutil.Process]:
         """Its processes whose command line has `title` in it."""
-        found = []
-        for process in psutil.process_iter(["cmdline"]):
-            if title in " ".join(process.info["cmdline"] or []):
-                found.append(process)
-        return found
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if title in " ".join(process.info["cmdline"] or [])
+        ]
 
     def stop(self, number: int = signal.SIGINT) -> int:
         os.kill(self.process.pid, number)
