@@ -155,14 +155,19 @@ class _Reporter:
         if progress is None:
             return ""
         for name, state in progress.deployments.items():
-            self._once(f"  {name}: {state.lower()}")
-        for name, trouble in progress.troubles.items():
-            self._once(f"  {name}: {last_words(trouble)}")
-        return last_words(progress.failure)
+            self._once(f"  {name}: {state.lower().replace('_', ' ')}")
+        troubles = [f"{name}: {last_words(text)}" for name, text in progress.troubles.items()]
+        if progress.failure:
+            return "\n  ".join(troubles) or last_words(progress.failure)
+        for trouble in troubles:
+            self._once(f"  {trouble}")
+        return ""
 
     def _once(self, line: str) -> None:
-        if line not in self._said:
-            self._said.add(line)
+        """Serve tries again; times and numbers alone make no news."""
+        seen = re.sub(r"\d+", "", line)
+        if seen not in self._said:
+            self._said.add(seen)
             self._say(line)
 
 
