@@ -82,7 +82,7 @@ class Scheduler:
         `Overloaded` where too many wait for loads already, `EngineDied` if it can't be loaded.
         """
         loaded = self._loaded.get(model.key)
-        if loaded is not None and await loaded.process.answers() and loaded.suits(launch):
+        if loaded is not None and await _is_well(loaded) and loaded.suits(launch):
             loaded.begin(keep_alive_s)
         else:
             loaded = await self._wait(model, launch, keep_alive_s)
@@ -208,3 +208,8 @@ class Scheduler:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _is_well(loaded: Loaded) -> bool:
+    """Does it still answer? Those who use it would have noticed; an idle one is asked."""
+    return loaded.uses > 0 or await loaded.process.answers()

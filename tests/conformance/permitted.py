@@ -48,10 +48,10 @@ RULES = (
         ("*.token", "*.logprob", "*.bytes", "*.bytes[]"),
         kinds=("value", "length"),
     ),
-    Rule("times", ("*.created_at", "*.modified_at", "*.expires_at", "*.created")),
+    Rule("times", ("*.created_at", "*.modified_at", "*.expires_at", "*.created", "*.completed_at")),
     Rule("durations", ("*_duration",)),
     Rule("counts of generated tokens", ("*.eval_count", "*.usage.*_tokens", "*.output_tokens")),
-    Rule("ids are random or counted", ("*.id", "*.request_id")),
+    Rule("ids are random or counted", ("*.id", "*.request_id", "*.item_id")),
     Rule(
         "the recording itself was cut there",
         ("body.context[]",),
@@ -67,6 +67,18 @@ RULES = (
     # What is another file or another machine, but the same thing.
     Rule("a digest stands for the weights, template and parameters that are here", ("*.digest",)),
     Rule("bytes of another file, and of memory", ("*.size",)),
+    Rule(
+        "the folder of this machine's models, or how it fails to resolve a name",
+        ("body.modelfile", "line.error", "body.error"),
+        cases=(
+            "*/show*",
+            "models/create_from_unknown",
+            "models/create_from_missing_blob",
+            "models/pull_offline*",
+            "models/push_*",
+        ),
+        profiles=("ollama",),
+    ),
     Rule(
         "Ollama rewrites the GGUF that it is given, and sorts its tensors anew",
         ("body.tensors",),
