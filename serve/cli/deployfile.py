@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-import serve.settings
 from serve.errors import ConfigError
 from serve.settings import Section, Settings, explain
 
-PROJECT = Path(serve.settings.__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 """The checkout: the configs live beside the code."""
 
 DEFAULT = PROJECT / "configs" / "local.yaml"
