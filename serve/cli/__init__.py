@@ -9,6 +9,7 @@ import secrets
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from serve.cli import bench, schema
 from serve.cli.child import LOCAL
@@ -62,6 +63,7 @@ def _parser() -> ArgumentParser:
 
     shows = commands.add_parser("schema", help="the JSON schema of a config file")
     shows.add_argument("--markdown", action="store_true", help="the settings as a table instead")
+    shows.add_argument("--into", metavar="FILE", help="put the table between a document's marks")
     shows.set_defaults(command=_schema)
 
     makes = commands.add_parser("key", help="make an API key and its line for the config")
@@ -89,6 +91,10 @@ def _check(arguments: Namespace) -> int:
 
 
 def _schema(arguments: Namespace) -> int:
+    if arguments.into:
+        document = Path(arguments.into)
+        document.write_text(schema.into_markdown(document.read_text("utf-8")), "utf-8")
+        return 0
     print(schema.as_markdown() if arguments.markdown else schema.as_json(), end="")
     return 0
 

@@ -9,8 +9,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from serve.cli.deployfile import DeployFile
+from serve.errors import ConfigError
 from serve.settings import Settings
 
+_BEGIN = "<!-- settings: rayllama schema --markdown -->"
+_END = "<!-- /settings -->"
 _ID = "Rayllama config: a Ray Serve config file with Rayllama's settings as `args`"
 
 
@@ -28,6 +31,15 @@ def as_markdown() -> str:
         for key, field in _walk(Settings)
     ]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
+def into_markdown(text: str) -> str:
+    """A document with the table between its two marks. Raises `ConfigError` without them."""
+    head, found, rest = text.partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
+    if not (found and end):
+        raise ConfigError(f"the marks {_BEGIN} and {_END} are missing")
+    return f"{head}{_BEGIN}\n{as_markdown()}{_END}{tail}"
 
 
 def _walk(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

@@ -129,6 +129,18 @@ def test_the_table_has_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     assert all(line.replace("\\|", "").count("|") == 4 for line in table.splitlines())
 
 
+def test_the_table_goes_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:
+    marks = "<!-- settings: rayllama schema --markdown -->", "<!-- /settings -->"
+    document = tmp_path / "doc.md"
+    document.write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
+    assert main(["schema", "--into", str(document)]) == 0
+    text = document.read_text()
+    assert text.startswith(f"before\n{marks[0]}\n| key | default | meaning |\n")
+    assert text.endswith(f"|\n{marks[1]}\nafter\n")
+    document.write_text("no marks")
+    assert main(["schema", "--into", str(document)]) == REFUSED
+
+
 def test_no_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([])
