@@ -16,6 +16,7 @@ RayllamaError
 │   ├── EngineDied           500  it, or its model runner, went away in the middle
 │   ├── EngineInvalid        500  it did not understand its own options
 │   └── EngineNotReady       503  it is not up (yet, or again)
+├── NotCached                504  `only-if-cached`, and no answer is in memory
 ├── CacheUnavailable         ---  a shard did not answer in time; always handled as a miss
 └── ConfigError              ---  refused at start, with the key's path and the fix
 
@@ -165,6 +166,14 @@ class CacheUnavailable(RayllamaError):
     fault: ClassVar[Fault] = "cache"
     code: ClassVar[str] = "cache_unavailable"
     retryable: ClassVar[bool] = True
+
+
+class NotCached(RayllamaError):
+    """The client takes only an answer from memory, and there is none (RFC 9111 §5.2.1.7)."""
+
+    fault: ClassVar[Fault] = "cache"
+    code: ClassVar[str] = "not_cached"
+    status = 504
 
 
 class ConfigError(RayllamaError):

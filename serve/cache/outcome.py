@@ -10,6 +10,7 @@ from serve.cache.policy import Bypass, Unworthy
 
 Missed = Literal[
     "cold",  # nobody asked before, or it has left
+    "too-old",  # older than the request's `max-age`
     "unavailable",  # the shard did not answer in time
     "no-catalogue",  # no shard has vouched for the models' digests lately
     "unlisted",  # no engine lists the model, or they disagree about it
@@ -50,9 +51,11 @@ class Hit(Struct, frozen=True):
 class Miss(Struct, frozen=True):
     """No answer from memory: `kind` and `reason` as `X-Rayllama-Cache` tells them.
 
-    `question` is None where the engine's answer must not be kept.
+    `question` is None where the engine's answer must not be kept. `is_final`: the request says
+    `only-if-cached`, so no engine may be asked.
     """
 
     kind: Literal["miss", "bypass"]
     reason: Missed | Bypass
     question: Question | None = None
+    is_final: bool = False

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeGuard
 import msgspec
 from msgspec import Struct
 
+from serve.cache.control import NO_CONTROLS, Controls
 from serve.settings import Policy
 
 Bypass = Literal[
@@ -67,28 +68,21 @@ class Verdict(Struct, frozen=True):
 CACHEABLE = Verdict(may_read=True, may_store=True)
 
 
-def directives(cache_control: str, pragma: str = "") -> frozenset[str]:
-    """What a request's Cache-Control asks for, of `no-store` and `no-cache` (RFC 9111 §5.2.1).
-
-    `max-age=0` is a `no-cache` (§5.2.1.1: nothing stored is young enough). `Pragma: no-cache`
-    counts where there is no Cache-Control (§5.4).
-    """
-    asked = {part.strip().lower() for part in (cache_control or pragma).split(",")}
-    if "max-age=0" in asked:
-        asked.add("no-cache")
-    return frozenset(asked & {"no-store", "no-cache"})
-
-
 def gate(
-    route: str, native: Mapping[str, Any], policy: Policy, asked: frozenset[str] = frozenset()
+    route: str, native: Mapping[str, Any], policy: Policy, asked: Controls = NO_CONTROLS
 ) -> Verdict:
-    """May this native request be answered from memory? `asked` comes from `directives`."""
+    """May this native request be answered from memory?
+
+    What the client asks for comes last. `no-store` (RFC 9111 §5.2.1.5): nothing of the request or
+    its answer is kept; and nothing is read, so that it has no trace. `no-cache` (§5.2.1.4): no
+    answer from memory without asking the engine, whose answer takes the old one's place.
+    """
     reason = _refusal(route, native, policy)
-    if reason is None and "no-store" in asked:
+    if reason is None and asked.no_store:
         reason = "no-store"
     if reason is not None:
         return Verdict(may_read=False, may_store=False, reason=reason)
-    if "no-cache" in asked:
+    if asked.no_cache:
         return Verdict(may_read=False, may_store=True, reason="no-cache")
     return CACHEABLE
 

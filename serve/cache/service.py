@@ -26,6 +26,7 @@ from msgspec import structs
 from serve.cache import policy
 from serve.cache.catalogue import Catalogue
 from serve.cache.client import Resolve
+from serve.cache.control import Controls, controls
 from serve.cache.entry import MAX_UNPACKED_BYTES, Entry, unpack
 from serve.cache.key import request_key
 from serve.cache.near import Near, NearReply
@@ -79,6 +80,11 @@ class AnswerCache:
         await self.shards.__aexit__(kind, error, trace)
 
     @property
+    def lifetime_s(self) -> int:
+        """How old an answer may grow, in whole seconds."""
+        return int(self._settings.ttl_s)
+
+    @property
     def near_bytes(self) -> int:
         """What the near cache holds."""
         return self.near.held_bytes
@@ -117,20 +123,33 @@ class AnswerCache:
 
         `native` is the request as it goes to the engine, `model` its canonical name.
         """
-        asked = policy.directives(cache_control.decode("latin-1"), pragma.decode("latin-1"))
-        verdict = policy.gate(
-            route, native, self._policies.get(model, self._settings.policy), asked
-        )
+        asked = controls(cache_control.decode("latin-1"), pragma.decode("latin-1"))
+        question = self._resolve(route, native, model, tenant, asked)
+        if isinstance(question, Question):
+            if cache_control or pragma:
+                question = structs.replace(question, is_plain=False)
+            found = await self._ask(question)
+            if isinstance(found, Hit) and asked.refuses(self._now() - found.entry.stored_at):
+                found = Miss("miss", "too-old", question)
+        else:
+            found = question
+        if asked.only_if_cached and isinstance(found, Miss):
+            return structs.replace(found, is_final=True)
+        return found
+
+    def _resolve(
+        self, route: str, native: Mapping[str, Any], model: str, tenant: str, asked: Controls
+    ) -> Question | Miss:
+        """What a shard is to be asked, or why none is."""
+        policy_of_model = self._policies.get(model, self._settings.policy)
+        verdict = policy.gate(route, native, policy_of_model, asked)
         if not verdict.may_store:
             return Miss("bypass", verdict.reason or "policy")
-        found = self._question(route, native, model, tenant)
-        if not isinstance(found, Question):
-            return found
-        if cache_control or pragma:
-            found = structs.replace(found, is_plain=False)
-        if not verdict.may_read:
-            return Miss("bypass", verdict.reason or "policy", found)
-        return await self._ask(found)
+        question = self._question(route, native, model, tenant)
+        if verdict.may_read or isinstance(question, Miss):
+            return question
+        question = structs.replace(question, is_plain=False)
+        return Miss("bypass", verdict.reason or "policy", question)
 
     def keep_bytes(self, miss: Miss) -> int:
         """How much of the engine's answer to keep for `fill`; 0 if it must not be kept."""

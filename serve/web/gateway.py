@@ -113,7 +113,11 @@ class Gateway:
             {
                 "type": "http.response.start",
                 "status": near.status,
-                "headers": [*near.headers, _NEAR_HEADER, services.age(near.stored_at)],
+                "headers": [
+                    *near.headers,
+                    _NEAR_HEADER,
+                    *services.remembered(near.stored_at, near.key, b"near"),
+                ],
             }
         )
         await exchange.send({"type": "http.response.body", "body": near.body})

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from starlette.types import Receive, Scope, Send
 
 from serve.cache.service import Hit, Miss
+from serve.errors import NotCached
+from serve.web.cache_status import Forwarded
 from serve.web.dialects import NDJSON, Asked
 from serve.web.exchange import Exchange
 from serve.web.meter import Verdict
@@ -15,6 +17,9 @@ from serve.web.services import Services
 
 _LARGE_BYTES = 1 << 20
 SHARED_HIT = Verdict("hit", "shared")
+_NOT_CACHED = (
+    "no answer in memory ({}), and Cache-Control: only-if-cached forbids asking for a new one"
+)
 
 
 class Infer:
@@ -48,7 +53,9 @@ class Infer:
                 exchange.send,
                 more=[
                     (CACHE_HEADER, SHARED_HIT.header()),
-                    self._services.age(found.entry.stored_at),
+                    *self._services.remembered(
+                        found.entry.stored_at, found.question.key, b"shared"
+                    ),
                 ],
             )
             return
@@ -57,6 +64,9 @@ class Infer:
 
     async def _miss(self, exchange: Exchange, asked: Asked, miss: Miss) -> None:
         services = self._services
+        exchange.send = forwarded = Forwarded(exchange.send, miss)
+        if miss.is_final:
+            raise NotCached(_NOT_CACHED.format(miss.reason))
 
         def keep(answer: Answer) -> None:
             if answer.tail is None:
@@ -68,6 +78,7 @@ class Infer:
                 tail=answer.tail,
             )
             if hit is not None:
+                forwarded.is_stored = True
                 self._render(exchange, asked, hit)
 
         call = call_for(exchange, asked, services.deadline_s)

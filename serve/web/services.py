@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from serve.cache.service import AnswerCache
 from serve.ports import Inference
+from serve.web import cache_status
 from serve.web.identity import Directory
 from serve.web.journal import Journal
 from serve.web.meter import Meter
@@ -27,6 +28,8 @@ class Services:
     max_body_bytes: int
     deadline_s: float | None = None
 
-    def age(self, stored_at: float) -> Header:
-        """The `Age` header (RFC 9111 §5.1) of an answer stored then."""
-        return (b"age", b"%d" % max(0, int(self.now() - stored_at)))
+    def remembered(self, stored_at: float, key: bytes, tier: bytes) -> tuple[Header, Header]:
+        """`Age` (RFC 9111 §5.1) and `Cache-Status` of an answer stored then."""
+        age_s = max(0, int(self.now() - stored_at))
+        status = cache_status.of_hit(key, age_s, self.answers.lifetime_s, tier)
+        return (b"age", b"%d" % age_s), status

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.cache.policy import CHAT, EMBED, EMBEDDINGS, GENERATE, directives, gate, unworthy
+from serve.cache.control import Controls
+from serve.cache.policy import CHAT, EMBED, EMBEDDINGS, GENERATE, gate, unworthy
 from serve.settings import Policy
 from tests.cache.world import CHATTED, EMBEDDED, GENERATED
 
@@ -131,36 +132,19 @@ def test_a_field_that_go_does_not_know_is_not(name: str) -> None:
     assert reason(GENERATE, with_options(seed=1) | {name: "x"}) is None
 
 
-@pytest.mark.parametrize(
-    ("cache_control", "pragma", "asked"),
-    [
-        ("", "", set()),
-        ("no-store", "", {"no-store"}),
-        ("No-Cache, max-age=60", "", {"no-cache"}),
-        ("max-age=0", "", {"no-cache"}),
-        ("max-age=0 , no-store", "", {"no-cache", "no-store"}),
-        ("", "no-cache", {"no-cache"}),
-        ("max-age=60", "no-cache", set()),
-        ("only-if-cached", "", set()),
-    ],
-)
-def test_directives(cache_control: str, pragma: str, asked: set[str]) -> None:
-    assert directives(cache_control, pragma) == asked
-
-
 def test_no_store_neither_reads_nor_stores() -> None:
-    verdict = gate(GENERATE, with_options(seed=1), "deterministic", frozenset({"no-store"}))
+    verdict = gate(GENERATE, with_options(seed=1), "deterministic", Controls(no_store=True))
     assert (verdict.may_read, verdict.may_store, verdict.reason) == (False, False, "no-store")
 
 
 def test_no_cache_stores_what_it_did_not_read() -> None:
-    verdict = gate(GENERATE, with_options(seed=1), "deterministic", frozenset({"no-cache"}))
+    verdict = gate(GENERATE, with_options(seed=1), "deterministic", Controls(no_cache=True))
     assert (verdict.may_read, verdict.may_store, verdict.reason) == (False, True, "no-cache")
 
 
 def test_a_request_that_is_not_cached_anyhow_says_why() -> None:
-    for asked in ("no-store", "no-cache"):
-        assert gate(GENERATE, PROMPT, "deterministic", frozenset({asked})).reason == "sampled"
+    for asked in (Controls(no_store=True), Controls(no_cache=True)):
+        assert gate(GENERATE, PROMPT, "deterministic", asked).reason == "sampled"
 
 
 def done(**changes: object) -> bytes:

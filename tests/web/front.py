@@ -7,6 +7,7 @@ from time import monotonic, time
 from serve.cache.client import Address
 from serve.cache.service import AnswerCache
 from serve.errors import CacheUnavailable
+from serve.ports import Clock
 from serve.settings import AuthSettings, CacheSettings
 from serve.web.app import create_app
 from serve.web.identity import Directory
@@ -28,19 +29,22 @@ class Front:
         script: Sequence[Step],
         deadline_s: float | None = None,
         auth: AuthSettings = AuthSettings(),  # noqa: B008 - frozen
+        answers: AnswerCache | None = None,
+        now: Clock = time,
     ) -> None:
         self.pool = ScriptedPool(script)
         self.meter = Meter()
         self.app = create_app(
             Services(
                 inference=self.pool,
-                answers=AnswerCache(CacheSettings(), [nowhere], clock=monotonic, now=time),
+                answers=answers
+                or AnswerCache(CacheSettings(), [nowhere], clock=monotonic, now=time),
                 directory=Directory(auth),
                 origins=Origins(),
                 hosts=Hosts(loopback=True),
                 meter=self.meter,
                 journal=Journal(self.meter, 1.0, random.Random(1)),
-                now=time,
+                now=now,
                 max_body_bytes=1000,
                 deadline_s=deadline_s,
             )
@@ -60,5 +64,7 @@ class Front:
         assert self.meter.in_flight == 0
         return caller
 
-    async def post(self, path: str, body: bytes) -> Caller:
-        return await self.ask("POST", path, body)
+    async def post(self, path: str, body: bytes, **headers: str) -> Caller:
+        """`cache_control="no-cache"` is sent as `cache-control: no-cache`."""
+        sent = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+        return await self.ask("POST", path, body, sent)
