@@ -7,9 +7,11 @@ from msgspec import Struct
 
 from serve.cache.entry import Entry
 from serve.cache.policy import Bypass, Unworthy
+from serve.cache.vectors import Vector
 
 Missed = Literal[
     "cold",  # nobody asked before, or it has left
+    "partial",  # some inputs of an embedding batch are known, not all
     "too-old",  # older than the request's `max-age`
     "unavailable",  # the shard did not answer in time
     "no-catalogue",  # no shard has vouched for the models' digests lately
@@ -39,6 +41,7 @@ class Question(Struct, frozen=True):
     generation: int
     is_plain: bool
     """No cache controls: the reply may be given again to the same bytes."""
+    tenant: str = ""
 
 
 class Hit(Struct, frozen=True):
@@ -48,14 +51,36 @@ class Hit(Struct, frozen=True):
     question: Question
 
 
+class Batch(Struct, frozen=True):
+    """An embed request's inputs, and those of them that memory knows.
+
+    `since`: when the oldest of these was stored, in seconds since the epoch; infinite for none.
+    """
+
+    texts: tuple[str, ...]
+    known: Mapping[str, Vector]
+    since: float
+
+    @property
+    def missing(self) -> list[str]:
+        """What memory doesn't know, each text once, in the order of the request."""
+        return [text for text in dict.fromkeys(self.texts) if text not in self.known]
+
+    @property
+    def is_as_asked(self) -> bool:
+        """Must an engine be asked for just what the client asked for?"""
+        return not self.known and len(set(self.texts)) == len(self.texts)
+
+
 class Miss(Struct, frozen=True):
     """No answer from memory: `kind` and `reason` as `X-Rayllama-Cache` tells them.
 
     `question` is None where the engine's answer must not be kept. `is_final`: the request says
-    `only-if-cached`, so no engine may be asked.
+    `only-if-cached`, so no engine may be asked. `batch`: ask the engine for what is missing alone.
     """
 
     kind: Literal["miss", "bypass"]
     reason: Missed | Bypass
     question: Question | None = None
     is_final: bool = False
+    batch: Batch | None = None

@@ -23,11 +23,13 @@ from typing import Any, Self
 
 from msgspec import structs
 
-from serve.cache import policy
+from serve.cache import batch, policy
+from serve.cache.answer import answer_of, entry_of
+from serve.cache.batch import Batches
 from serve.cache.catalogue import Catalogue
 from serve.cache.client import Resolve
 from serve.cache.control import Controls, controls
-from serve.cache.entry import MAX_UNPACKED_BYTES, Entry, unpack
+from serve.cache.entry import MAX_UNPACKED_BYTES, Entry
 from serve.cache.key import request_key
 from serve.cache.near import Near, NearReply
 from serve.cache.outcome import Dropped, Hit, Miss, Question
@@ -66,6 +68,9 @@ class AnswerCache:
         self.catalogue = Catalogue(settings.lease_s)
         self.near = Near(settings, self.catalogue.vouches)
         self.shards = Shards(resolvers, clock=clock, lease_s=settings.lease_s, watcher=self)
+        self._batches = Batches(
+            self.shards.get, self._send, timeout_s=settings.lookup_timeout_s, now=now
+        )
 
     async def __aenter__(self) -> Self:
         await self.shards.__aenter__()
@@ -128,8 +133,8 @@ class AnswerCache:
         if isinstance(question, Question):
             if cache_control or pragma:
                 question = structs.replace(question, is_plain=False)
-            found = await self._ask(question)
-            if isinstance(found, Hit) and asked.refuses(self._now() - found.entry.stored_at):
+            found = await self._find(question)
+            if asked.refuses(self._now() - batch.stored_at(found)):
                 found = Miss("miss", "too-old", question)
         else:
             found = question
@@ -169,12 +174,33 @@ class AnswerCache:
             return None
         unfit = self._unfit(question, tail)
         unfit = unfit or policy.unworthy(question.route, question.native, lines)
-        entry = self._entry(question, lines, content_type)
-        unfit = unfit or self._send(question, entry)
+        entry = entry_of(question, content_type, self._now(), lines)
+        unfit = unfit or self._batches.keep_whole(question, entry)
         if unfit is not None:
             self.dropped[unfit] += 1
             return None
         return Hit(entry, question)
+
+    async def complete(
+        self, miss: Miss, *, body: bytes, tail: Tail | None
+    ) -> tuple[Hit, bool] | None:
+        """The whole answer to a batch: what memory knew, and the engine's answer for the rest.
+
+        And whether the rest was kept. None where the two may not be put together: the engine's
+        answer has a form that isn't known here, or was made from another content.
+        """
+        question = miss.question
+        if question is None or tail is None or not _is_made_from(question, tail):
+            return None
+        completed = await self._batches.complete(miss, body)
+        if completed is None:
+            return None
+        entry, made = completed
+        unfit = self._unfit(question, tail) or self._batches.keep(question, made)
+        if unfit is not None:
+            self.dropped[unfit] += 1
+            question = structs.replace(question, is_plain=False)  # not to be remembered
+        return Hit(entry, question), unfit is None
 
     def remember(
         self,
@@ -215,19 +241,16 @@ class AnswerCache:
             return Miss("miss", "unlisted")
         if not view.fingerprint:
             return Miss("miss", "mixed-engines")
+        fingerprint, keyed = view.fingerprint, batch.keyed(route, native)
         try:
-            key = request_key(
-                route, native, digest=digest, fingerprint=view.fingerprint, tenant=tenant
-            )
+            key = request_key(route, keyed, digest=digest, fingerprint=fingerprint, tenant=tenant)
         except RecursionError:
             return Miss("bypass", "unkeyable")
-        return Question(
-            route, native, model, key, digest, view.fingerprint, self._generation, is_plain=True
-        )
+        made_from = (model, key, digest, fingerprint, self._generation)
+        return Question(route, native, *made_from, is_plain=True, tenant=tenant)
 
     def _unfit(self, question: Question, tail: Tail) -> Dropped | None:
-        made_from = (tail.digest_before, tail.digest_after, tail.fingerprint)
-        if made_from != (question.digest, question.digest, question.fingerprint):
+        if not _is_made_from(question, tail):
             return "digest"
         current = (question.model, question.digest, question.fingerprint)
         if not self.catalogue.vouches(*current, self._clock()):
@@ -247,39 +270,20 @@ class AnswerCache:
             self.dropped["unsent"] += 1
         return None
 
+    async def _find(self, question: Question) -> Hit | Miss:
+        """Look a batch up by its inputs; all else, and a batch that is all new, by its key."""
+        return await self._batches.find(question) or await self._ask(question)
+
     async def _ask(self, question: Question) -> Hit | Miss:
         """Ask the shard that has this key."""
         try:
             packed = await self.shards.get(question.key, self._settings.lookup_timeout_s)
         except CacheUnavailable:
             return Miss("miss", "unavailable", question)
-        entry = None if packed is None else _of(question, packed)
-        if entry is None:
-            return Miss("miss", "cold", question)
-        return Hit(entry.spelled_as(_spelled(question)), question)
-
-    def _entry(self, question: Question, lines: Sequence[bytes], content_type: str) -> Entry:
-        return Entry(
-            model=question.model,
-            spelled=_spelled(question),
-            digest=question.digest,
-            fingerprint=question.fingerprint,
-            status=200,
-            content_type=content_type,
-            stored_at=self._now(),
-            lines=tuple(lines),
-        )
+        entry = None if packed is None else answer_of(question, packed)
+        return Miss("miss", "cold", question) if entry is None else Hit(entry, question)
 
 
-def _of(question: Question, packed: bytes) -> Entry | None:
-    """The entry, if it is what its key says: a shard is asked, not trusted."""
-    try:
-        entry = unpack(packed)
-    except ValueError:
-        return None
-    made_from = (entry.digest, entry.fingerprint)
-    return entry if made_from == (question.digest, question.fingerprint) else None
-
-
-def _spelled(question: Question) -> str:
-    return str(question.native.get("model", ""))
+def _is_made_from(question: Question, tail: Tail) -> bool:
+    made_from = (tail.digest_before, tail.digest_after, tail.fingerprint)
+    return made_from == (question.digest, question.digest, question.fingerprint)

@@ -4,11 +4,11 @@
     Cache-Status: rayllama; fwd=miss; key="d841…"; detail=cold; stored
 
 `hit` (§2.1). `fwd` (§2.2) says why the engines were asked: `miss` where memory had no answer,
-`request` where the client's own Cache-Control ruled it out, `bypass` where such a request is never
-answered from memory. Not `uri-miss`, although the cache has no Vary: what an answer is found by is
-the body, and the URI is the same for all. `ttl` (§2.4) is what is left of `cache.ttl_s`; an answer
-may leave a full store sooner. `key` (§2.6) is the request's key in hex. `detail` (§2.8) is the tier
-or the reason of `X-Rayllama-Cache`.
+`partial` where it had some inputs of an embedding batch, `request` where the client's own
+Cache-Control ruled it out, `bypass` where such a request is never answered from memory. Not
+`uri-miss`: what an answer is found by is the body, and the URI is the same for all. `ttl` (§2.4) is
+what is left of `cache.ttl_s`; an answer may leave a full store sooner. `key` (§2.6) is the
+request's key in hex. `detail` (§2.8) is the tier or the reason of `X-Rayllama-Cache`.
 
 `stored` (§2.5) is there if the answer was kept, and known to be, when the header was sent: whole
 replies are kept before they are sent. A stream's header goes out before its end is known, and only
@@ -23,8 +23,13 @@ from serve.web.reply import CACHE_HEADER, Header
 
 CACHE_STATUS = b"cache-status"
 
-_BY_REQUEST = frozenset({"no-cache", "no-store", "too-old"})
-"""Reasons that lie in the request's Cache-Control."""
+_FORWARDED = {
+    "no-cache": "request",
+    "no-store": "request",
+    "too-old": "request",
+    "partial": "partial",
+}
+"""`fwd` by the reason, where it isn't just `miss` or `bypass`."""
 
 
 def of_hit(key: bytes, age_s: int, lifetime_s: int, tier: bytes) -> Header:
@@ -38,8 +43,7 @@ def of_hit(key: bytes, age_s: int, lifetime_s: int, tier: bytes) -> Header:
 
 def of_miss(miss: Miss, *, is_stored: bool) -> Header:
     """The header of an answer that the pool gave; of a refusal, that it would have to be asked."""
-    forward = "bypass" if miss.kind == "bypass" else "miss"
-    parts = [f"rayllama; fwd={'request' if miss.reason in _BY_REQUEST else forward}"]
+    parts = [f"rayllama; fwd={_FORWARDED.get(miss.reason, miss.kind)}"]
     if miss.question is not None:
         parts.append(f'key="{miss.question.key.hex()}"')
     parts.append(f"detail={miss.reason}")

@@ -7,11 +7,13 @@ from starlette.types import Receive, Scope, Send
 
 from serve.cache.service import Hit, Miss
 from serve.errors import NotCached
+from serve.ports import Tail
+from serve.web.batch import BatchRelay, for_missing
 from serve.web.cache_status import Forwarded
 from serve.web.dialects import NDJSON, Asked
 from serve.web.exchange import Exchange
 from serve.web.meter import Verdict
-from serve.web.relay import Answer, Relay, call_for
+from serve.web.relay import Answer, Frames, Keep, Relay, call_for
 from serve.web.reply import CACHE_HEADER, Reply
 from serve.web.services import Services
 
@@ -83,7 +85,31 @@ class Infer:
 
         call = call_for(exchange, asked, services.deadline_s)
         relay = Relay(exchange, asked, services.answers.keep_bytes(miss), keep)
+        if miss.batch is not None:
+            relay = self._completing(exchange, asked, miss, keep, forwarded)
+            call = call_for(exchange, for_missing(asked, miss.batch), services.deadline_s)
         await relay.run(services.inference.stream(call), services.deadline_s)
+
+    def _completing(
+        self, exchange: Exchange, asked: Asked, miss: Miss, keep: Keep, forwarded: Forwarded
+    ) -> Relay:
+        """A relay that answers a batch of which the pool is asked for a part."""
+        services = self._services
+
+        async def complete(body: bytes, tail: Tail | None) -> Reply | None:
+            made = await services.answers.complete(miss, body=body, tail=tail)
+            if made is None:
+                return None
+            hit, forwarded.is_stored = made
+            return self._render(exchange, asked, hit)
+
+        def ask_for_all() -> Frames:
+            return services.inference.stream(call_for(exchange, asked, services.deadline_s))
+
+        relay = BatchRelay(exchange, asked, services.answers.keep_bytes(miss), keep)
+        is_all = miss.batch is not None and miss.batch.is_as_asked
+        relay.completing(complete, None if is_all else ask_for_all, services.deadline_s)
+        return relay
 
     def _render(self, exchange: Exchange, asked: Asked, hit: Hit) -> Reply:
         """The stored answer in the caller's form, remembered under the bytes that asked for it."""

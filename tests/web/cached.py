@@ -8,7 +8,7 @@ from serve.cache.service import AnswerCache
 from serve.ports import Tail
 from serve.settings import CacheSettings
 from tests.cache.world import DIGEST, FINGERPRINT, MODEL, OTHER, HandClock, at, report, shard, until
-from tests.web.front import Front
+from tests.web.front import Front, Pool
 from tests.web.scripted_pool import Step
 
 SETTINGS = CacheSettings(lease_s=60, lookup_timeout_s=5, catalogue_poll_s=3600)
@@ -18,7 +18,7 @@ TAIL = Tail(DIGEST, DIGEST, FINGERPRINT)
 class CachedFront(Front):
     """Its cache works by `now`, a clock moved by hand."""
 
-    def __init__(self, script: Sequence[Step], answers: AnswerCache, now: HandClock) -> None:
+    def __init__(self, script: Sequence[Step] | Pool, answers: AnswerCache, now: HandClock) -> None:
         super().__init__(script, answers=answers, now=now)
         self.answers = answers
         self.now = now
@@ -26,7 +26,7 @@ class CachedFront(Front):
 
 @asynccontextmanager
 async def cached_front(
-    script: Sequence[Step], settings: CacheSettings = SETTINGS
+    script: Sequence[Step] | Pool, settings: CacheSettings = SETTINGS
 ) -> AsyncGenerator[CachedFront]:
     """Two models are known, `smollm2:135m` and `all-minilm`, by the same digest."""
     async with shard(settings) as (server, address):

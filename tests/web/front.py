@@ -3,11 +3,12 @@
 import random
 from collections.abc import Sequence
 from time import monotonic, time
+from typing import Protocol
 
 from serve.cache.client import Address
 from serve.cache.service import AnswerCache
 from serve.errors import CacheUnavailable
-from serve.ports import Clock
+from serve.ports import Call, Clock, Inference
 from serve.settings import AuthSettings, CacheSettings
 from serve.web.app import create_app
 from serve.web.identity import Directory
@@ -23,16 +24,23 @@ async def nowhere() -> Address:
     raise CacheUnavailable("no shard in this test")
 
 
+class Pool(Inference, Protocol):
+    """A pool that counts."""
+
+    calls: list[Call]
+    closed: int
+
+
 class Front:
     def __init__(
         self,
-        script: Sequence[Step],
+        script: "Sequence[Step] | Pool",
         deadline_s: float | None = None,
         auth: AuthSettings = AuthSettings(),  # noqa: B008 - frozen
         answers: AnswerCache | None = None,
         now: Clock = time,
     ) -> None:
-        self.pool = ScriptedPool(script)
+        self.pool: Pool = ScriptedPool(script) if isinstance(script, Sequence) else script
         self.meter = Meter()
         self.app = create_app(
             Services(

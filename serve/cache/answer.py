@@ -1,0 +1,63 @@
+"""An entry as the answer to a question, and a question's answer as an entry."""
+
+from collections.abc import Sequence
+
+from serve.cache import vectors
+from serve.cache.entry import Entry, unpack
+from serve.cache.outcome import Question
+from serve.cache.vectors import VECTOR_TYPE, Vector
+
+JSON_TYPE = "application/json; charset=utf-8"
+
+
+def entry_of(
+    question: Question, content_type: str, stored_at: float, lines: Sequence[bytes]
+) -> Entry:
+    """The entry of an answer that was made from what the question is about."""
+    return Entry(
+        model=question.model,
+        spelled=spelled(question),
+        digest=question.digest,
+        fingerprint=question.fingerprint,
+        status=200,
+        content_type=content_type,
+        stored_at=stored_at,
+        lines=tuple(lines),
+    )
+
+
+def answer_of(question: Question, packed: bytes) -> Entry | None:
+    """The entry, if it is what its key says: a shard is asked, not trusted.
+
+    A vector is told as the answer to who asks for that input alone. In the caller's spelling.
+    """
+    try:
+        entry = unpack(packed)
+        if not _is_of(question, entry):
+            return None
+        if entry.content_type == VECTOR_TYPE:
+            body = vectors.join(spelled(question), [vectors.unpack(entry.lines)])
+            return entry_of(question, JSON_TYPE, entry.stored_at, [body])
+    except ValueError:
+        return None
+    return entry.spelled_as(spelled(question))
+
+
+def vector_of(question: Question, packed: bytes) -> tuple[Vector, float] | None:
+    """The vector of one input, and when it was stored; None if that isn't what it is."""
+    try:
+        entry = unpack(packed)
+        if entry.content_type != VECTOR_TYPE or not _is_of(question, entry):
+            return None
+        return vectors.unpack(entry.lines), entry.stored_at
+    except ValueError:
+        return None
+
+
+def spelled(question: Question) -> str:
+    """The model's name in the caller's spelling."""
+    return str(question.native.get("model", ""))
+
+
+def _is_of(question: Question, entry: Entry) -> bool:
+    return (entry.digest, entry.fingerprint) == (question.digest, question.fingerprint)
