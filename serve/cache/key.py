@@ -14,6 +14,15 @@ case keep their order among each other.
 Numbers. Ollama reads `options` into Go's `map[string]any`, where every JSON number is a float64
 (api/types.go, `Options.FromMap`): there 1 and 1.0 are the same, up to 2^53. Nowhere else.
 
+Two dialects. A request to `/v1/chat/completions` is keyed as the `/api/chat` request that it is
+translated into, with the dialect's defaults filled in; so one generation has one key, whichever way
+it is asked for, where the two bodies resolve to the same options. `/v1` always resolves `top_p`
+(1.0 where it is absent), natively its absence means the model's own. At temperature 0 that makes
+no difference: of the candidates the likeliest is taken, and `top_p` only ever removes less likely
+ones, at least one stays. There, and only there, a `top_p` between 0 and 1 is left out
+(`IGNORED_WHEN_GREEDY`), unless the request wants `logprobs`. No other default is filled in: each
+may be set by a Modelfile, or could show in a template (`"tools": []` prints otherwise than none).
+
 The encoding under the hash is msgpack: every value carries its type and its length, so 1, 1.0,
 true and "1" differ and no two lists of parts run together. 128 bits of BLAKE2b: to meet another
 request's key by work takes 2^64 tries, and the tenant is in the key, so one would only fool
@@ -38,6 +47,10 @@ IGNORED: Mapping[str, str] = {
     "store": "OpenAI's wish to keep the completion on their side; no engine reads it",
 }
 
+IGNORED_WHEN_GREEDY: Mapping[str, str] = {
+    "top_p": "at temperature 0 it only removes tokens that would not be taken",
+}
+
 _EXACT_IN_FLOAT64 = 1 << 53
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -60,6 +73,8 @@ def request_key(
         ),
         key=_folded,
     )
+    if not native.get("logprobs"):
+        options = _without_idle(options)
     meaning = [route, tenant, digest, fingerprint, fields, _options(options)]
     return blake2b(_bytes(meaning), digest_size=KEY_BYTES, person=b"rayllama-key-1").digest()
 
@@ -67,6 +82,21 @@ def request_key(
 def _folded(field: list[Any]) -> str:
     name: str = field[0]
     return name.casefold()
+
+
+def _without_idle(options: object) -> object:
+    """`options` without those that can't change what is generated."""
+    if not isinstance(options, Mapping) or not _is_zero(options.get("temperature")):
+        return options
+    return {
+        name: value
+        for name, value in options.items()
+        if not (name in IGNORED_WHEN_GREEDY and type(value) in (int, float) and 0 < value <= 1)
+    }
+
+
+def _is_zero(value: object) -> bool:
+    return type(value) in (int, float) and value == 0
 
 
 def _options(options: object) -> object:

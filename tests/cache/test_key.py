@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from ollama import _types as ollama_types
 from pydantic import BaseModel
 
-from serve.cache.key import IGNORED, KEY_BYTES, request_key
+from serve.cache.key import IGNORED, IGNORED_WHEN_GREEDY, KEY_BYTES, request_key
+from serve.wire import gojson, openai
+from serve.wire.native import ChatRequest, decode
 
 FACTS = {"digest": "d", "fingerprint": "f", "tenant": "default"}
 CHAT: dict[str, Any] = {
@@ -89,8 +91,92 @@ def test_what_is_ignored_is_what_was_reviewed() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_changes_the_key(option: str) -> None:
-    assert key(with_option(option, 0.123)) != key(CHAT)
+def test_every_option_changes_the_key_or_is_reviewed(option: str) -> None:
+    is_same = key(with_option(option, 0.123)) == key(CHAT)
+    assert is_same is (option in IGNORED_WHEN_GREEDY)
+    warm = CHAT | {"options": {"temperature": 0.5, "seed": 1}}
+    warmer = CHAT | {"options": {"temperature": 0.5, "seed": 1, option: 0.123}}
+    assert key(warmer) != key(warm)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.0, -0.0])
+def test_top_p_says_nothing_where_the_likeliest_token_is_taken(temperature: float) -> None:
+    greedy = {"options": {"temperature": temperature}}
+    for top_p in (1, 1.0, 0.9, 0.001):
+        assert key({"options": {**greedy["options"], "top_p": top_p}}) == key(greedy)
+
+
+@pytest.mark.parametrize("top_p", [0, -1, 1.1, True, None, "1", [1], float("nan")])
+def test_a_top_p_that_is_no_share_is_left_in(top_p: object) -> None:
+    assert key({"options": {"temperature": 0, "top_p": top_p}}) != key(
+        {"options": {"temperature": 0}}
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1, None, False, "0", [0]])
+def test_top_p_counts_at_any_other_temperature(temperature: object) -> None:
+    options = {"temperature": temperature, "seed": 1}
+    assert key({"options": {**options, "top_p": 0.5}}) != key({"options": options})
+    assert key({"options": {"seed": 1, "top_p": 0.5}}) != key({"options": {"seed": 1}})
+
+
+def test_top_p_counts_where_probabilities_are_told() -> None:
+    told = {"logprobs": True, "options": {"temperature": 0}}
+    assert key({**told, "options": {"temperature": 0, "top_p": 0.5}}) != key(told)
+
+
+texts = st.text(min_size=1, max_size=10)
+talks = st.lists(
+    st.builds(
+        lambda role, content: {"role": role, "content": content},
+        st.sampled_from(["user", "assistant", "system"]),
+        texts,
+    ),
+    min_size=1,
+    max_size=4,
+)
+sampling = st.one_of(
+    st.fixed_dictionaries({"temperature": st.just(0)}, optional={"top_p": st.floats(0.01, 1)}),
+    st.fixed_dictionaries(
+        {"temperature": st.floats(0.1, 2), "top_p": st.floats(0.01, 1), "seed": st.integers(0, 99)}
+    ),
+)
+limits = st.fixed_dictionaries(
+    {}, optional={"max_tokens": st.integers(1, 99), "stop": st.lists(texts, min_size=1)}
+)
+penalties = st.dictionaries(
+    st.sampled_from(["frequency_penalty", "presence_penalty"]), st.floats(-2, 2)
+)
+formats: st.SearchStrategy[Any] = st.none() | st.just("json") | st.just({"type": "object"})
+
+
+@given(talks, sampling, limits, penalties, formats)
+def test_one_generation_has_one_key_in_both_dialects(
+    messages: list[Any],
+    sampling: dict[str, Any],
+    limits: dict[str, Any],
+    penalties: dict[str, Any],
+    wanted: Any,
+) -> None:
+    asked = {"model": "m", "messages": messages, "stream": True, **sampling, **limits, **penalties}
+    if wanted is not None:
+        asked["response_format"] = (
+            {"type": "json_object"}
+            if wanted == "json"
+            else {"type": "json_schema", "json_schema": {"name": "x", "schema": wanted}}
+        )
+    spoken = {"num_predict" if name == "max_tokens" else name: v for name, v in limits.items()}
+    native = {"model": "m", "messages": messages, "options": {**sampling, **spoken, **penalties}}
+    if wanted is not None:
+        native["format"] = wanted
+    translated = openai.to_native(openai.decode_chat(gojson.dumps(asked)))
+    sent = native_body(gojson.dumps(native))
+    assert key(translated) == key(sent)
+    assert key(translated, digest="other") != key(sent)
+
+
+def native_body(body: bytes) -> dict[str, Any]:
+    return decode(body, ChatRequest).raw
 
 
 @pytest.mark.parametrize("field", MESSAGE)

@@ -103,6 +103,18 @@ async def test_only_if_cached_asks_nobody() -> None:
         assert len(front.pool.calls) == 1
 
 
+async def test_one_generation_is_one_entry_in_both_dialects() -> None:
+    script = [NDJSON, line("a"), line("", done=True), TAIL]
+    for first, second in ((OPENAI, STREAMED), (STREAMED, OPENAI)):
+        async with cached_front(script) as front:
+            answers = [
+                await front.post("/api/chat" if body is STREAMED else "/v1/chat/completions", body)
+                for body in (first, second)
+            ]
+            assert [status(answer)[1] for answer in answers] == ["fwd=miss", "hit"]
+            assert key(answers[0]) == key(answers[1])
+
+
 async def test_only_if_cached_says_so_while_the_cache_is_away() -> None:
     front = Front(SCRIPT)
     got = await front.post("/api/chat", WHOLE, cache_control="only-if-cached")
