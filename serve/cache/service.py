@@ -64,6 +64,8 @@ class AnswerCache:
             canonical(name): chosen for name, chosen in settings.models.items()
         }
         self._generation = 0
+        self.lifetime_s = int(settings.ttl_s)
+        """How old an answer may grow, in whole seconds."""
         self.dropped: Counter[Dropped] = Counter()
         self.catalogue = Catalogue(settings.lease_s)
         self.near = Near(settings, self.catalogue.vouches)
@@ -83,11 +85,6 @@ class AnswerCache:
         trace: TracebackType | None,
     ) -> None:
         await self.shards.__aexit__(kind, error, trace)
-
-    @property
-    def lifetime_s(self) -> int:
-        """How old an answer may grow, in whole seconds."""
-        return int(self._settings.ttl_s)
 
     @property
     def near_bytes(self) -> int:

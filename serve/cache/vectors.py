@@ -35,7 +35,7 @@ from serve.wire.gojson import dumps, number
 VECTOR_TYPE = "application/vnd.rayllama.vector"
 """The content type of an entry that holds one vector."""
 
-MAX_INPUTS = 4096
+MAX_INPUTS = 1024
 """A larger batch is asked for, and kept, as a whole."""
 
 _FLOAT32 = np.dtype("<f4")

@@ -69,6 +69,15 @@ async def test_what_a_client_may_ask_for(cache_control: str, members: list[str])
         assert len(front.pool.calls) == (1 if "hit" in members else 2)
 
 
+async def test_a_header_in_two_lines_is_one_list() -> None:
+    async with cached_front(SCRIPT) as front:
+        await front.post("/api/chat", WHOLE)
+        for values in ([b"no-store", b"max-age=60"], [b"max-age=60", b"no-store"]):
+            sent = [(b"cache-control", value) for value in values]
+            got = await front.ask("POST", "/api/chat", WHOLE, sent)
+            assert status(got)[1:] == ["fwd=request", "detail=no-store"]
+
+
 async def test_a_fresh_answer_takes_the_place_of_one_that_was_too_old() -> None:
     async with cached_front(SCRIPT) as front:
         await front.post("/api/chat", WHOLE)

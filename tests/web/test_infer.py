@@ -15,6 +15,7 @@ from tests.stack import Stack, until
 
 pytestmark = pytest.mark.engine
 
+NO_STORE = {"Cache-Control": "no-store"}
 GREEDY = {"temperature": 0, "num_predict": 6}
 
 
@@ -108,6 +109,51 @@ def test_embeddings_are_always_cached(stack: Stack, http: httpx.Client) -> None:
     old = http.post("/api/embeddings", json={"model": "all-minilm", "prompt": "hello"})
     assert verdict(old) == "miss; reason=cold"
     assert len(old.json()["embedding"]) == 384
+
+
+def test_a_batch_is_put_together_as_the_engine_would_answer_it(
+    stack: Stack, http: httpx.Client
+) -> None:
+    def texts(*given: str, **headers: str) -> httpx.Response:
+        body = {"model": "all-minilm", "input": list(given)}
+        return http.post("/api/embed", json=body, headers=headers)
+
+    texts("One sentence.", "Another one.")
+    before = len(stack.pool.calls)
+    mixed = texts("A third.", "Another one.", "", "One sentence.", "A third.")
+    assert verdict(mixed) == "miss; reason=partial"
+    assert json.loads(stack.pool.calls[before].body)["input"] == ["A third.", ""]
+    fresh = texts("A third.", "Another one.", "", "One sentence.", "A third.", **NO_STORE)
+    assert mixed.json()["embeddings"] == fresh.json()["embeddings"]
+    assert list(mixed.json()) == list(fresh.json())
+    assert mixed.json()["prompt_eval_count"] == pytest.approx(
+        fresh.json()["prompt_eval_count"], abs=3
+    )
+    alone = http.post("/api/embed", json={"model": "all-minilm", "input": "Another one."})
+    assert verdict(alone) == "hit; tier=shared"
+    assert alone.json()["embeddings"] == mixed.json()["embeddings"][1:2]
+
+
+def test_a_failing_input_fails_the_batch_as_the_engine_says(http: httpx.Client) -> None:
+    body = {"model": "all-minilm", "truncate": False}
+    http.post("/api/embed", json={**body, "input": "Short."})
+    mixed = http.post("/api/embed", json={**body, "input": ["Short.", "word " * 2000]})
+    assert (mixed.status_code, verdict(mixed)) == (400, "miss; reason=partial")
+    assert mixed.json() == {"error": "the input length exceeds the context length"}
+
+
+def test_both_dialects_share_an_entry(http: httpx.Client) -> None:
+    talk = [{"role": "user", "content": "Which dialect?"}]
+    asked = {"model": "smollm2:135m", "messages": talk, "temperature": 0, "max_tokens": 6}
+    first = http.post("/v1/chat/completions", json=asked)
+    options = {"temperature": 0, "num_predict": 6}
+    native = {"model": "smollm2:135m", "messages": talk, "options": options, "stream": False}
+    second = http.post("/api/chat", json=native)
+    assert (verdict(first), verdict(second)) == ("miss; reason=cold", "hit; tier=shared")
+    answer = first.json()["choices"][0]["message"]["content"]
+    assert second.json()["message"]["content"] == answer
+    fresh = http.post("/api/chat", json=native, headers=NO_STORE)  # top_p 0.9, not 1.0
+    assert fresh.json()["message"]["content"] == answer
 
 
 def test_the_callers_spelling_is_echoed(http: httpx.Client) -> None:
