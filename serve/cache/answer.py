@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from serve.cache import vectors
-from serve.cache.entry import Entry, unpack
+from serve.cache.entry import VECTOR_TYPE, Entry, unpack
 from serve.cache.outcome import Question
-from serve.cache.vectors import VECTOR_TYPE, Vector
+from serve.cache.vectors import Vector
 
 JSON_TYPE = "application/json; charset=utf-8"
 

@@ -12,11 +12,11 @@ from msgspec import structs
 
 from serve.cache import vectors
 from serve.cache.answer import JSON_TYPE, entry_of, spelled, vector_of
-from serve.cache.entry import Entry
+from serve.cache.entry import VECTOR_TYPE, Entry
 from serve.cache.key import request_key
 from serve.cache.outcome import Batch, Dropped, Hit, Miss, Question
 from serve.cache.policy import EMBED
-from serve.cache.vectors import VECTOR_TYPE, Vector
+from serve.cache.vectors import Vector
 from serve.errors import CacheUnavailable
 from serve.ports import Clock
 

@@ -17,6 +17,10 @@ from serve.wire.gojson import dumps
 MAX_UNPACKED_BYTES = 64 << 20
 """No entry is larger than this unpacked, whatever its packed form promises."""
 
+VECTOR_TYPE = "application/vnd.rayllama.vector"
+"""The content type of an entry that holds one vector (`serve.cache.vectors`): squeezing makes it no
+smaller."""
+
 _SQUEEZE_FROM_BYTES = 512
 _PLAIN, _SQUEEZED = b"\x01", b"\x02"  # the form's number; another form gets another number
 
@@ -46,7 +50,7 @@ class Entry(Struct, frozen=True, array_like=True, gc=False):
         plain = _encode(self)
         if len(plain) > MAX_UNPACKED_BYTES:
             raise ValueError("an entry larger than any may be")
-        if len(plain) >= _SQUEEZE_FROM_BYTES:
+        if len(plain) >= _SQUEEZE_FROM_BYTES and self.content_type != VECTOR_TYPE:
             squeezed = zlib.compress(plain, 1)
             if len(squeezed) < 0.9 * len(plain):
                 return _SQUEEZED + squeezed

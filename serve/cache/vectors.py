@@ -32,9 +32,6 @@ from numpy.typing import NDArray
 
 from serve.wire.gojson import dumps, number
 
-VECTOR_TYPE = "application/vnd.rayllama.vector"
-"""The content type of an entry that holds one vector."""
-
 MAX_INPUTS = 1024
 """A larger batch is asked for, and kept, as a whole."""
 

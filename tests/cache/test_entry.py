@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.cache import entry as module
-from serve.cache.entry import MAX_UNPACKED_BYTES, Entry, unpack
+from serve.cache.entry import MAX_UNPACKED_BYTES, VECTOR_TYPE, Entry, unpack
 from tests.cache.world import CHATTED, DIGEST, EMBEDDED, FINGERPRINT, GENERATED, MODEL, entry
 
 texts = st.text(max_size=20)
@@ -22,6 +22,11 @@ entries = st.builds(
     stored_at=st.floats(allow_nan=False),
     lines=st.lists(st.binary(max_size=300), max_size=8).map(tuple),
 )
+
+
+def test_a_vector_is_left_as_it_is() -> None:
+    zeros = bytes(5000)
+    assert zeros in entry((zeros,), content_type=VECTOR_TYPE).pack()
 
 
 @given(entries)

@@ -78,11 +78,11 @@ def entry(lines: tuple[bytes, ...] = GENERATED, **changes: str) -> Entry:
         "spelled": "smollm2:135m",
         "digest": DIGEST,
         "fingerprint": FINGERPRINT,
+        "content_type": "application/x-ndjson",
     }
     return Entry(
         **(facts | changes),
         status=200,
-        content_type="application/x-ndjson",
         stored_at=1_800_000_000.0,
         lines=lines,
     )

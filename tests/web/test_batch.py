@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 
+from serve.cache import vectors
+from serve.cache.entry import VECTOR_TYPE
+from serve.cache.vectors import Vector
 from serve.ports import Head, Tail
 from serve.settings import CacheSettings
 from tests.asgi import Caller
-from tests.cache.world import DIGEST, FINGERPRINT
+from tests.cache.world import DIGEST, FINGERPRINT, OTHER, entry, put
 from tests.web.cached import SETTINGS, TAIL, CachedFront, cached_front
 from tests.web.embedding_pool import FaultyEmbedder
 
+VECTOR = Vector(b"[1]", is_text=True, tokens=1, total_duration=1, load_duration=1)
 CHANGED = Tail("other", "other", FINGERPRINT)
 
 
@@ -25,7 +29,7 @@ def verdict(caller: Caller) -> bytes:
     return caller.headers[b"x-rayllama-cache"]
 
 
-def vectors(caller: Caller) -> list[list[float]]:
+def embedded(caller: Caller) -> list[list[float]]:
     found: list[list[float]] = json.loads(caller.body)["embeddings"]
     return found
 
@@ -64,10 +68,10 @@ async def test_one_text_is_a_batch_of_one(pool: FaultyEmbedder) -> None:
     async with cached_front(pool) as front:
         alone = await embed(front, "a")
         for given in (["a"], ["a", "a"]):
-            assert vectors(await embed(front, given)) == vectors(alone) * len(given)
+            assert embedded(await embed(front, given)) == embedded(alone) * len(given)
         assert (await embed(front, ["a"])).body == alone.body
         await embed(front, ["a", "b"])
-        assert vectors(await embed(front, "b"))[0] != vectors(alone)[0]
+        assert embedded(await embed(front, "b"))[0] != embedded(alone)[0]
         assert pool.asked == [["a"], ["b"]]
 
 
@@ -174,6 +178,26 @@ async def test_what_is_too_large_is_not_kept(pool: FaultyEmbedder) -> None:
         for _ in range(2):
             assert verdict(await embed(front, ["a", "b"])) == b"miss; reason=cold"
         assert front.answers.dropped == {"too-large": 2}
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"nonsense",
+        entry((b"nonsense",), model=OTHER, content_type=VECTOR_TYPE).pack(),
+        entry((b"{}",), model=OTHER, content_type="application/json").pack(),
+        entry((vectors.pack(VECTOR),), digest="other", content_type=VECTOR_TYPE).pack(),
+    ],
+)
+async def test_what_a_shard_says_of_an_input_is_checked(
+    pool: FaultyEmbedder, packed: bytes
+) -> None:
+    async with cached_front(pool) as front:
+        first = await embed(front, "a")
+        key = bytes.fromhex(first.headers[b"cache-status"].decode().split('"')[1])
+        front.answers.shards.put(put(key, packed, model=OTHER))
+        await embed(front, ["a", "b"])
+        assert pool.asked[-1] == ["a", "b"]
 
 
 async def test_a_part_that_is_too_old_is_asked_for_anew(pool: FaultyEmbedder) -> None:
