@@ -8,13 +8,13 @@ from serve.errors import EngineDied
 from tests.asgi import Caller
 from tests.web.cached import TAIL, cached_front
 from tests.web.front import Front
-from tests.web.scripted_pool import NDJSON, line
+from tests.web.scripted_pool import NDJSON, Step, line
 
 TALK = '"model":"smollm2:135m","messages":[{"role":"user","content":"hi"}]'
 STREAMED = b'{%s,"options":{"temperature":0}}' % TALK.encode()
 WHOLE = b'{%s,"options":{"temperature":0},"stream":false}' % TALK.encode()
 OPENAI = b'{%s,"temperature":0}' % TALK.encode()
-SCRIPT = [NDJSON, line("a"), line("", done=True), TAIL]
+SCRIPT: list[Step] = [NDJSON, line("a"), line("", done=True), TAIL]
 
 
 def status(caller: Caller) -> list[str]:
@@ -113,7 +113,7 @@ async def test_only_if_cached_asks_nobody() -> None:
 
 
 async def test_one_generation_is_one_entry_in_both_dialects() -> None:
-    script = [NDJSON, line("a"), line("", done=True), TAIL]
+    script: list[Step] = [NDJSON, line("a"), line("", done=True), TAIL]
     for first, second in ((OPENAI, STREAMED), (STREAMED, OPENAI)):
         async with cached_front(script) as front:
             answers = [
@@ -144,7 +144,7 @@ async def test_a_failure_says_what_the_cache_made_of_it() -> None:
 
 
 async def test_what_could_not_be_kept_is_not_called_stored() -> None:
-    script = [NDJSON, line("a"), line("", done=True).replace(b"stop", b"length"), TAIL]
+    script: list[Step] = [NDJSON, line("a"), line("", done=True).replace(b"stop", b"length"), TAIL]
     async with cached_front(script) as front:
         got = await front.post("/api/chat", WHOLE)
         assert status(got) == ["rayllama", "fwd=miss", "detail=cold"]
