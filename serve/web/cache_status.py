@@ -23,6 +23,7 @@ from serve.web.reply import CACHE_HEADER, Header
 
 CACHE_STATUS = b"cache-status"
 
+_HIT = b'rayllama; hit; ttl=%d; key="%b"; detail=%b'
 _FORWARDED = {
     "no-cache": "request",
     "no-store": "request",
@@ -34,11 +35,8 @@ _FORWARDED = {
 
 def of_hit(key: bytes, age_s: int, lifetime_s: int, tier: bytes) -> Header:
     """The header of an answer from memory."""
-    ttl_s = max(0, lifetime_s - age_s)
-    return (
-        CACHE_STATUS,
-        b'rayllama; hit; ttl=%d; key="%b"; detail=%b' % (ttl_s, key.hex().encode(), tier),
-    )
+    ttl_s = lifetime_s - age_s
+    return CACHE_STATUS, _HIT % (ttl_s if ttl_s > 0 else 0, key.hex().encode(), tier)
 
 
 def of_miss(miss: Miss, *, is_stored: bool) -> Header:

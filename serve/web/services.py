@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from serve.cache.service import AnswerCache
 from serve.ports import Inference
-from serve.web import cache_status
+from serve.web.cache_status import of_hit
 from serve.web.identity import Directory
 from serve.web.journal import Journal
 from serve.web.meter import Meter
@@ -31,5 +31,4 @@ class Services:
     def remembered(self, stored_at: float, key: bytes, tier: bytes) -> tuple[Header, Header]:
         """`Age` (RFC 9111 §5.1) and `Cache-Status` of an answer stored then."""
         age_s = max(0, int(self.now() - stored_at))
-        status = cache_status.of_hit(key, age_s, self.answers.lifetime_s, tier)
-        return (b"age", b"%d" % age_s), status
+        return (b"age", b"%d" % age_s), of_hit(key, age_s, self.answers.lifetime_s, tier)
