@@ -1,8 +1,8 @@
 """What the parts say to each other: the values that cross a process, and the protocols.
 
 `Call`, `Head`, `Tail` and `CatalogueView` are small and picklable: they cross Ray's handles and
-the shards' sockets. The protocols are what a caller may rely on; tests stand real or fault-injecting
-objects behind them.
+the shards' sockets. The protocols are what a caller may rely on; tests stand real objects behind
+them, or ones that inject faults.
 """
 
 from collections.abc import AsyncGenerator, Mapping
