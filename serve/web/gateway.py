@@ -5,12 +5,13 @@ near cache; what is recognised is answered here. All else goes on to the router,
 by then in `scope["exchange"]`.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import RayllamaError
+from serve.errors import RayllamaError, Unforeseen
 from serve.web.body import ClientGone, read_body
 from serve.web.exchange import Exchange
 from serve.web.failure import failure
@@ -18,6 +19,8 @@ from serve.web.meter import Verdict
 from serve.web.reply import CACHE_HEADER, Header, Reply
 from serve.web.routes import INFERENCE
 from serve.web.services import Services
+
+log = logging.getLogger("rayllama.web")
 
 NEAR_HIT = Verdict("hit", "near")
 _NEAR_HEADER = (CACHE_HEADER, NEAR_HIT.header())
@@ -82,12 +85,21 @@ class Gateway:
         except ClientGone:
             exchange.status = 499
         except RayllamaError as error:
-            reply = failure(error, exchange.route)
-            exchange.began(reply.status)
-            await reply.send(exchange.send)
+            await self._fail(exchange, error)
+        except Exception:  # the last resort: whatever it is, the client gets an answer
+            log.exception("id=%s: unforeseen", exchange.request_id)
+            if exchange.status:  # too late for another: the connection is cut
+                raise
+            text = f"internal error; the log has more under {exchange.request_id}"
+            await self._fail(exchange, Unforeseen(text))
         finally:
             services.meter.in_flight -= 1
             services.journal.close(exchange)
+
+    async def _fail(self, exchange: Exchange, error: RayllamaError) -> None:
+        reply = failure(error, exchange.route)
+        exchange.began(reply.status)
+        await reply.send(exchange.send)
 
     async def _recognise(self, scope: Scope, exchange: Exchange) -> bool:
         """Read and identify the request; answer it if its very bytes are known."""

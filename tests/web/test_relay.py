@@ -153,6 +153,23 @@ async def test_what_is_asked_of_the_engine_keeps_unknown_fields_and_always_strea
     assert front.pool.calls[1].body is CHAT
 
 
+async def test_a_fault_of_our_own_is_a_500_without_its_details() -> None:
+    caller = await Front([RuntimeError("secret")]).post("/api/chat", CHAT)
+    assert caller.status == 500
+    assert b"internal error" in caller.body
+    assert b"secret" not in caller.body
+
+
+async def test_a_fault_of_our_own_in_mid_stream_cuts_the_connection() -> None:
+    front = Front([NDJSON, line("a"), RuntimeError("secret")])
+    caller = Caller("POST", "/api/chat", CHAT)
+    with pytest.raises(ExceptionGroup):
+        await caller.run(front.app)
+    assert caller.status == 200
+    assert not caller.is_whole
+    assert front.pool.closed == 1
+
+
 async def test_every_request_is_counted_by_verdict() -> None:
     front = Front([NDJSON, line("", done=True), TAIL])
     await front.post("/api/chat", CHAT)
