@@ -8,7 +8,6 @@ mean cache.ttl_s?`.
 """
 
 import difflib
-import json
 import os
 import re
 from pathlib import Path
@@ -314,11 +313,6 @@ def explain(error: ValidationError) -> str:
         path = ".".join(str(part) for part in fault["loc"]) or "args"
         lines.append(f"{path}: {fault['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)
-
-
-def schema() -> str:
-    """The JSON schema of `Settings`, as committed in `configs/schema.json`."""
-    return json.dumps(Settings.model_json_schema(), indent=2, sort_keys=True) + "\n"
 
 
 class Environment(BaseModel):
