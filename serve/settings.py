@@ -11,7 +11,7 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -358,6 +358,3 @@ def ollama_variables() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith("OLLAMA_")
     }
-
-
-POLICIES: tuple[str, ...] = get_args(Policy)
