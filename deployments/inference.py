@@ -22,7 +22,7 @@ from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
 from serve.ollama.reporter import CatalogueReporter, Connect
 from serve.ollama.supervisor import Supervisor
-from serve.ports import Call, Frame, Head, Report, Tail
+from serve.ports import Call, Failed, Frame, Head, Report, Tail
 from serve.settings import Settings, parse
 from serve.wire.errors import native_body
 
@@ -88,9 +88,11 @@ class Inference:
                 async for frame in frames:
                     yield frame
         except RayllamaError as error:
-            if not has_begun:
+            if has_begun:
+                yield Failed(str(error))
+            else:
                 yield Head(error.status, _JSON)
-            yield native_body(error) + (b"\n" if has_begun else b"")
+                yield native_body(error)
 
     async def report(self) -> Report:
         """What this replica's engine is and has, now. Raises `EngineError` while it has none."""

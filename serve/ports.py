@@ -46,7 +46,13 @@ class Tail(Struct, frozen=True):
     fingerprint: str
 
 
-Frame = Head | bytes | Tail
+class Failed(Struct, frozen=True):
+    """The last frame of an answer that broke after its `Head`: what clients are told."""
+
+    message: str
+
+
+Frame = Head | bytes | Tail | Failed
 
 
 class Inference(Protocol):
@@ -56,8 +62,9 @@ class Inference(Protocol):
         """One `Head`, then bytes (whole NDJSON lines where the answer is NDJSON), then a `Tail`.
 
         Never raises for what an engine says: refusals, crashes and overload arrive as a `Head`
-        with Ollama's status and an Ollama error body, or, after the first byte, as a last line
-        `{"error": …}` without a `Tail`. Closing the generator stops the engine's work.
+        with Ollama's status and an Ollama error body or, after a `Head`, as `Failed`; an engine's
+        own last line `{"error": …}` is passed on as it is. Neither is followed by a `Tail`.
+        Closing the generator stops the engine's work.
         Raises `EngineDied` only if the replica itself is lost.
         """
         ...

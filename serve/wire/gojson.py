@@ -104,6 +104,13 @@ def plain(node: Node, *, lenient: bool = True) -> object:
     return _number(node.text, lenient=lenient) if isinstance(node, Number) else node
 
 
+def names_twice(value: object) -> bool:
+    """Did an object anywhere in this name a key twice? (`_merged` marks the earlier ones.)"""
+    if isinstance(value, dict):
+        return any("\0" in key or names_twice(item) for key, item in value.items())
+    return isinstance(value, list) and any(map(names_twice, value))
+
+
 def dumps(value: object) -> bytes:
     """`value` as Go's `json.Marshal` prints it, dicts in their own order."""
     prepared = _prepared(value)
