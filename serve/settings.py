@@ -94,7 +94,7 @@ class InferenceSettings(Section):
     """`engine: ollama` only: the model store, one folder a node. Empty: the one that this node's
     installed Ollama uses (its OLLAMA_MODELS, else ~/.ollama/models or /usr/share/ollama/…)."""
 
-    env: dict[str, str] = {}
+    env: dict[str, SecretStr] = {}
     """More environment for the engine; it wins over what Rayllama sets."""
 
     replicas: Annotated[int, Field(ge=1)] = 1
@@ -286,6 +286,15 @@ class AuthSettings(Section):
 
     keys: list[Key] = []
     """None: everybody, as one tenant, `default`."""
+
+    @model_validator(mode="after")
+    def _one_tenant_a_key(self) -> Self:
+        seen: dict[str, int] = {}
+        for number, key in enumerate(self.keys):
+            first = seen.setdefault(key.sha256.get_secret_value(), number)
+            if first != number:
+                raise ValueError(f"keys.{number} and keys.{first} are the same key: keep one")
+        return self
 
 
 class Settings(Section):
