@@ -133,7 +133,7 @@ class Inference:
         async with self._gate if is_computed else nullcontext():
             await supervisor.ready()
             # The digest before is read while the call runs, not ahead of it, which would cost
-            # every first token a round trip, and once the first bytes are out, so that they don't
+            # every first token a round trip, and once the first bytes are here, so that they don't
             # share the processor with it. That is sound: an answer is stored only if this digest
             # and the one after the last byte both equal that of its key, which the caller took
             # from a catalogue before it called. So the name stood for that digest before the
@@ -142,9 +142,9 @@ class Inference:
             async with aclosing(supervisor.stream(call)) as frames:
                 async for frame in frames:
                     ending.see(frame)
-                    yield frame
                     if is_computed and before is None and isinstance(frame, bytes):
-                        before = supervisor.catalogue.ask()
+                        before = supervisor.catalogue.ask()  # a task: the frame leaves first
+                    yield frame
         if ending.is_good():
             after = supervisor.catalogue.ask() if is_computed else None
             yield Tail(
