@@ -22,7 +22,7 @@ from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
 from serve.ollama.reporter import CatalogueReporter, Connect
 from serve.ollama.supervisor import Supervisor
-from serve.ports import Call, Frame, Head, Report, Tail
+from serve.ports import Call, Failed, Frame, Head, Report, Tail
 from serve.settings import Settings, parse
 from serve.wire.errors import native_body
 
@@ -88,9 +88,11 @@ class Inference:
                 async for frame in frames:
                     yield frame
         except RayllamaError as error:
-            if not has_begun:
+            if has_begun:
+                yield Failed(str(error))
+            else:
                 yield Head(error.status, _JSON)
-            yield native_body(error) + (b"\n" if has_begun else b"")
+                yield native_body(error)
 
     async def report(self) -> Report:
         """What this replica's engine is and has, now. Raises `EngineError` while it has none."""
@@ -131,16 +133,17 @@ class Inference:
         async with self._gate if is_computed else nullcontext():
             await supervisor.ready()
             # The digest before is read while the call runs, not ahead of it, which would cost
-            # every first token a round trip. That is sound: an answer is stored only if this
-            # digest and the one after the last byte both equal that of its key, which the caller
-            # took from a catalogue before it called. So the name stood for that digest before
-            # the call, at some time during it, and after it. A tag that was moved between the
-            # first two would have to be moved back in the same moment to be missed.
-            if is_computed:
-                before = supervisor.catalogue.ask()
+            # every first token a round trip, and once the first bytes are here, so that they don't
+            # share the processor with it. That is sound: an answer is stored only if this digest
+            # and the one after the last byte both equal that of its key, which the caller took
+            # from a catalogue before it called. So the name stood for that digest before the
+            # call, at some time during it, and after it. A tag that was moved between the first
+            # two would have to be moved back in the same moment to be missed.
             async with aclosing(supervisor.stream(call)) as frames:
                 async for frame in frames:
                     ending.see(frame)
+                    if is_computed and before is None and isinstance(frame, bytes):
+                        before = supervisor.catalogue.ask()  # a task: the frame leaves first
                     yield frame
         if ending.is_good():
             after = supervisor.catalogue.ask() if is_computed else None

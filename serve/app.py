@@ -13,6 +13,7 @@ from deployments.cache import Cache
 from deployments.handles import SHARD_NAME, ReportToShards
 from deployments.inference import Inference
 from deployments.ingress import Ingress
+from serve.cache.service import policies
 from serve.settings import Settings
 
 _CONTROL_CALLS = 64
@@ -20,7 +21,8 @@ _CONTROL_CALLS = 64
 
 
 def build(args: Settings) -> ray_serve.Application:
-    """The deployments of one Rayllama, bound together."""
+    """The deployments of one Rayllama, bound together. Raises `ConfigError`."""
+    policies(args.cache)  # refused here rather than in each replica
     inference = ray_serve.deployment(
         Inference,
         name="Inference",

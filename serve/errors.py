@@ -17,6 +17,7 @@ RayllamaError
 │   ├── EngineInvalid        500  it did not understand its own options
 │   └── EngineNotReady       503  it is not up (yet, or again)
 ├── NotCached                504  `only-if-cached`, and no answer is in memory
+├── Unforeseen               500  a fault of our own; the log has the traceback
 ├── CacheUnavailable         ---  a shard did not answer in time; always handled as a miss
 └── ConfigError              ---  refused at start, with the key's path and the fix
 
@@ -25,7 +26,7 @@ Texts that clients match on are Ollama's own (0.33, recorded).
 
 from typing import ClassVar, Literal
 
-Fault = Literal["client", "capacity", "engine", "cache", "operator"]
+Fault = Literal["client", "capacity", "engine", "cache", "operator", "ours"]
 
 SERVER_BUSY = "server busy, please try again.  maximum pending requests exceeded"
 RUNNER_DIED = "an error was encountered while running the model: unexpected EOF"
@@ -158,6 +159,13 @@ class EngineNotReady(EngineError):
     code: ClassVar[str] = "engine_not_ready"
     status = 503
     retryable: ClassVar[bool] = True
+
+
+class Unforeseen(RayllamaError):
+    """A fault of our own. Clients are told the request's id, under which the log tells more."""
+
+    fault: ClassVar[Fault] = "ours"
+    code: ClassVar[str] = "unforeseen"
 
 
 class CacheUnavailable(RayllamaError):

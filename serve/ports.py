@@ -1,8 +1,8 @@
 """What the parts say to each other: the values that cross a process, and the protocols.
 
 `Call`, `Head`, `Tail` and `CatalogueView` are small and picklable: they cross Ray's handles and
-the shards' sockets. The protocols are what a caller may rely on; tests stand real or fault-injecting
-objects behind them.
+the shards' sockets. The protocols are what a caller may rely on; tests stand real objects behind
+them, or ones that inject faults.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -46,7 +46,13 @@ class Tail(Struct, frozen=True):
     fingerprint: str
 
 
-Frame = Head | bytes | Tail
+class Failed(Struct, frozen=True):
+    """The last frame of an answer that broke after its `Head`: what clients are told."""
+
+    message: str
+
+
+Frame = Head | bytes | Tail | Failed
 
 
 class Inference(Protocol):
@@ -56,8 +62,9 @@ class Inference(Protocol):
         """One `Head`, then bytes (whole NDJSON lines where the answer is NDJSON), then a `Tail`.
 
         Never raises for what an engine says: refusals, crashes and overload arrive as a `Head`
-        with Ollama's status and an Ollama error body, or, after the first byte, as a last line
-        `{"error": …}` without a `Tail`. Closing the generator stops the engine's work.
+        with Ollama's status and an Ollama error body or, after a `Head`, as `Failed`; an engine's
+        own last line `{"error": …}` is passed on as it is. Neither is followed by a `Tail`.
+        Closing the generator stops the engine's work.
         Raises `EngineDied` only if the replica itself is lost.
         """
         ...

@@ -8,11 +8,10 @@ mean cache.ttl_s?`.
 """
 
 import difflib
-import json
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -95,7 +94,7 @@ class InferenceSettings(Section):
     """`engine: ollama` only: the model store, one folder a node. Empty: the one that this node's
     installed Ollama uses (its OLLAMA_MODELS, else ~/.ollama/models or /usr/share/ollama/…)."""
 
-    env: dict[str, str] = {}
+    env: dict[str, SecretStr] = {}
     """More environment for the engine; it wins over what Rayllama sets."""
 
     replicas: Annotated[int, Field(ge=1)] = 1
@@ -288,6 +287,15 @@ class AuthSettings(Section):
     keys: list[Key] = []
     """None: everybody, as one tenant, `default`."""
 
+    @model_validator(mode="after")
+    def _one_tenant_a_key(self) -> Self:
+        seen: dict[str, int] = {}
+        for number, key in enumerate(self.keys):
+            first = seen.setdefault(key.sha256.get_secret_value(), number)
+            if first != number:
+                raise ValueError(f"keys.{number} and keys.{first} are the same key: keep one")
+        return self
+
 
 class Settings(Section):
     """Rayllama's settings: the `args:` of the application in a Serve config file."""
@@ -314,11 +322,6 @@ def explain(error: ValidationError) -> str:
         path = ".".join(str(part) for part in fault["loc"]) or "args"
         lines.append(f"{path}: {fault['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)
-
-
-def schema() -> str:
-    """The JSON schema of `Settings`, as committed in `configs/schema.json`."""
-    return json.dumps(Settings.model_json_schema(), indent=2, sort_keys=True) + "\n"
 
 
 class Environment(BaseModel):
@@ -364,6 +367,3 @@ def ollama_variables() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith("OLLAMA_")
     }
-
-
-POLICIES: tuple[str, ...] = get_args(Policy)

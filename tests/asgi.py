@@ -29,7 +29,9 @@ class Caller:
             "raw_path": route.encode(),
             "query_string": query.encode(),
             "root_path": "",
-            "headers": [(b"host", b"127.0.0.1:8000"), *headers],
+            "headers": list({b"host": b"127.0.0.1:8000", **dict(headers)}.items())
+            if len(dict(headers)) == len(headers)
+            else [(b"host", b"127.0.0.1:8000"), *headers],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 8000),
         }

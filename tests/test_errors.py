@@ -34,7 +34,7 @@ def test_the_drawing_shows_every_class_with_its_status() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_error_says_whose_fault_it_is(kind: type[RayllamaError]) -> None:
-    assert kind.fault in ("client", "capacity", "engine", "cache", "operator")
+    assert kind.fault in ("client", "capacity", "engine", "cache", "operator", "ours")
     assert re.fullmatch(r"[a-z_]+", kind.code)
     assert kind.__doc__
 

@@ -47,6 +47,10 @@ def test_durations(text: object, seconds: float) -> None:
         ),
         ({"auth": {"keys": [{"sha256": "no", "tenant": "a"}]}}, "auth.keys.0: sha256: not 64"),
         ({"auth": {"keys": [{"sha256": "0" * 64, "tenant": "a b"}]}}, "auth.keys.0.tenant: "),
+        (
+            {"auth": {"keys": [{"sha256": "0" * 64, "tenant": name} for name in "ab"]}},
+            "auth: keys.1 and keys.0 are the same key: keep one",
+        ),
         ([], "args: Input should be a valid dictionary"),
     ],
 )
@@ -69,7 +73,14 @@ def test_a_wrong_key_hash_is_not_repeated() -> None:
 
 
 def test_settings_are_frozen_and_secrets_masked() -> None:
-    settings = parse({"auth": {"keys": [{"sha256": "a" * 64, "tenant": "t"}]}})
+    settings = parse(
+        {
+            "auth": {"keys": [{"sha256": "a" * 64, "tenant": "t"}]},
+            "inference": {"env": {"HTTPS_PROXY": "https://user:password@proxy"}},
+        }
+    )
+    assert "password" not in repr(settings)
+    assert "password" not in settings.model_dump_json()
     with pytest.raises(ValueError, match="frozen"):
         settings.cache.__setattr__("ttl_s", 1)
     assert "a" * 64 not in repr(settings)

@@ -16,11 +16,12 @@ from msgspec import Struct
 
 from serve.cache.control import NO_CONTROLS, Controls
 from serve.settings import Policy
+from serve.wire.gojson import names_twice
 
 Bypass = Literal[
     "route",  # not a route whose answers are kept
     "policy",  # `cache.policy` or `cache.models` says off
-    "spelling",  # a field that Ollama reads under another case, so that we might misread it
+    "spelling",  # a field under another case, or named twice, which Ollama reads as Go does
     "debug",  # `_debug_render_only`: no generation
     "load",  # no prompt, messages or input: loads or unloads the model
     "sampled",  # neither temperature 0 nor a seed
@@ -94,11 +95,18 @@ def _refusal(route: str, native: Mapping[str, Any], policy: Policy) -> Bypass | 
         return "policy"
     if not _is_generation(route, native):
         return "load" if native.get("_debug_render_only") in (None, False) else "debug"
-    if any(name not in KNOWN_FIELDS and name.casefold() in KNOWN_FIELDS for name in native):
+    if _is_ambiguous(native):
         return "spelling"
     if policy == "always" or route in _VECTORS or _is_repeatable(native.get("options")):
         return None
     return "sampled"
+
+
+def _is_ambiguous(native: Mapping[str, Any]) -> bool:
+    """Would Go read this otherwise than we do? Other cases of names, and names given twice."""
+    if any(name not in KNOWN_FIELDS and name.casefold() in KNOWN_FIELDS for name in native):
+        return True
+    return names_twice(dict(native))
 
 
 def _is_generation(route: str, native: Mapping[str, Any]) -> bool:

@@ -36,7 +36,7 @@ from serve.cache.outcome import Dropped, Hit, Miss, Question
 from serve.cache.protocol import Put
 from serve.cache.recognise import raw_key
 from serve.cache.shards import Shards
-from serve.errors import CacheUnavailable
+from serve.errors import BadRequest, CacheUnavailable, ConfigError
 from serve.ports import CatalogueView, Clock, Tail
 from serve.settings import CacheSettings, Policy
 from serve.wire.names import canonical
@@ -44,6 +44,17 @@ from serve.wire.names import canonical
 _UNPACKED_TO_PACKED = 8  # how far a stream's lines shrink, about; bounds what is kept to pack
 
 __all__ = ["AnswerCache", "Hit", "Miss"]
+
+
+def policies(settings: CacheSettings) -> dict[str, Policy]:
+    """`cache.models` by canonical name. Raises `ConfigError` for a name that can't be one."""
+    chosen: dict[str, Policy] = {}
+    for name, policy_name in settings.models.items():
+        try:
+            chosen[canonical(name)] = policy_name
+        except BadRequest as error:
+            raise ConfigError(f"cache.models.{name}: {error}") from error
+    return chosen
 
 
 class AnswerCache:
@@ -60,9 +71,7 @@ class AnswerCache:
         self._settings = settings
         self._clock = clock
         self._now = now
-        self._policies: dict[str, Policy] = {
-            canonical(name): chosen for name, chosen in settings.models.items()
-        }
+        self._policies = policies(settings)
         self._generation = 0
         self.lifetime_s = int(settings.ttl_s)
         """How old an answer may grow, in whole seconds."""

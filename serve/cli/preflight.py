@@ -8,21 +8,26 @@ from serve.ollama.reaper import reap_stale
 _PATIENCE_S = 3.0
 
 
-def clear_leftovers(port: int) -> list[str]:
-    """End what a run that is gone left behind. Returns what was done, a line each.
+def clear_run(port: int) -> list[str]:
+    """End what a run on this port that is gone left behind. Returns what was done, a line each.
 
-    Raises `ConfigError` if a run on this port is alive.
+    Raises `ConfigError` if that run is alive.
     """
-    done = []
     last = record.Record.read(port)
-    if last is not None:
-        if owner := last.owner():
-            raise ConfigError(
-                f"Rayllama already runs at {last.url} (pid {owner.pid}); `rayllama down` stops it"
-            )
-        if count := family.end(family.marked(last.run), patience_s=_PATIENCE_S):
-            done.append(f"ended {count} processes that an earlier run left behind")
-        record.forget(port)
+    if last is None:
+        return []
+    if owner := last.owner():
+        raise ConfigError(
+            f"Rayllama already runs at {last.url} (pid {owner.pid}); `rayllama down` stops it"
+        )
+    count = family.end(family.marked(last.run), patience_s=_PATIENCE_S)
+    record.forget(port)
+    return [f"ended {count} processes that an earlier run left behind"] if count else []
+
+
+def clear_orphans() -> list[str]:
+    """End what a dead Serve or a dead replica left behind. Returns what was done, a line each."""
+    done = []
     if count := family.end(family.orphaned_proxies(), patience_s=_PATIENCE_S):
         done.append(f"ended {count} HAProxy processes that a dead Serve left behind")
     if count := reap_stale():

@@ -12,7 +12,7 @@ from serve.cli.deployfile import DeployFile
 from serve.errors import ConfigError
 from serve.settings import Settings
 
-_BEGIN = "<!-- settings: rayllama schema --markdown -->"
+_BEGIN = "<!-- settings: from `rayllama schema --markdown` -->"
 _END = "<!-- /settings -->"
 _ID = "Rayllama config: a Ray Serve config file with Rayllama's settings as `args`"
 
@@ -39,7 +39,7 @@ def into_markdown(text: str) -> str:
     _, end, tail = rest.partition(_END)
     if not (found and end):
         raise ConfigError(f"the marks {_BEGIN} and {_END} are missing")
-    return f"{head}{_BEGIN}\n{as_markdown()}{_END}{tail}"
+    return f"{head}{_BEGIN}\n\n{as_markdown()}\n{_END}{tail}"
 
 
 def _walk(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

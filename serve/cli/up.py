@@ -55,7 +55,7 @@ def up(arguments: Namespace) -> int:
     path = _effective(config, file, python_proxy=arguments.python_proxy)
     is_proxied = is_fast(file.env) and path == config
     if arguments.address == LOCAL:
-        _say_all(preflight.clear_leftovers(port))
+        _say_all(preflight.clear_run(port) + preflight.clear_orphans())
         preflight.check_ports(file, haproxy=is_proxied)
     print(preflight.open_files(file))
     _say_all(preflight.findings(file))
@@ -72,23 +72,27 @@ def up(arguments: Namespace) -> int:
 
 def down(_arguments: Namespace) -> int:
     """Stop what `rayllama up` started, and end whatever earlier runs left behind."""
-    stopped = 0
+    done = []
     for port in record.recorded_ports():
         last = record.Record.read(port)
         owner = last.owner() if last else None
         if last and owner:
-            print(f"stopping {last.url} (pid {owner.pid})", flush=True)
-            owner.terminate()
-            _, alive = psutil.wait_procs([owner], timeout=_SHUTDOWN_S + 3 * _PATIENCE_S)
-            if alive:
-                owner.kill()
-            stopped += 1
-        done = preflight.clear_leftovers(port)
-        _say_all(done)
-        stopped += len(done)
-    if not stopped:
-        print("nothing to stop")
+            _end_owner(last.url, owner)
+            done.append(f"stopped {last.url}")
+        done += preflight.clear_run(port)
+    done += preflight.clear_orphans()
+    _say_all(done or ["nothing to stop"])
     return 0
+
+
+def _end_owner(url: str, owner: psutil.Process) -> None:
+    """Let a `rayllama up` stop by itself; when it can't, end it alone, its rest comes after."""
+    print(f"stopping {url} (pid {owner.pid})", flush=True)
+    owner.terminate()
+    _, alive = psutil.wait_procs([owner], timeout=_SHUTDOWN_S + 3 * _PATIENCE_S)
+    if alive:
+        owner.kill()
+        psutil.wait_procs([owner], timeout=_PATIENCE_S)
 
 
 def _live(serve: ServeRun, file: DeployFile, interrupts: Interrupts, config: Path) -> int:

@@ -8,8 +8,9 @@ loopback.
 A request's way: `server` (connection, disconnects) → `routes` (which handler) → `generate`, `chat`,
 `embed` or `show` → `scheduler` (which runner; load, evict, reload) → `completion` or `native_chat`
 (what to ask) → `llama` (the runner's HTTP) → the process that `runner` is.
-Models: `models` (names, templates, digests) over `gguf_facts` (reading GGUF) and `store` (what is
-converted and remembered on disk), with `bert_gguf` (safetensors to GGUF, once).
+Models: `shelf` (all of them, true to their files) over `sources` (where they come from), `models`
+(what one is), `gguf_facts` (reading GGUF) and `store` (what is converted and remembered on disk),
+with `bert_gguf` (safetensors to GGUF, once).
 
 Compatible with Ollama 0.33.0, and it says so in `/api/version`, since clients compare versions.
 What differs on purpose is listed, with reasons, in `tests/conformance/permitted.py`.

@@ -2,10 +2,12 @@
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve.embedded.gguf_facts import float32
 from serve.embedded.loaded import Loaded
 from serve.errors import EngineInvalid, EngineRefused
 from serve.wire.messages import ImageData, Message, Tool
@@ -70,6 +72,18 @@ def sampling(question: Question, loaded: Loaded) -> dict[str, Any]:
     }
 
 
+def sendable(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The body. Raises `EngineInvalid` as Go does for a number beyond a float32 among `sampling`'s:
+    it became infinite, and JSON has no word for that."""
+    for value in body.values():
+        if isinstance(value, float) and not math.isfinite(float32(value)):
+            sign = "+" if value > 0 else "-"
+            raise EngineInvalid(
+                f"failed to marshal completion request: json: unsupported value: {sign}Inf"
+            )
+    return body
+
+
 def schema_of(question: Question) -> Mapping[str, Any] | str | None:
     """A JSON schema, "json" for any object, or None; `EngineInvalid` is raised for other things."""
     wanted = question.format
@@ -86,8 +100,11 @@ def schema_of(question: Question) -> Mapping[str, Any] | str | None:
 
 
 def chat_body(messages: Sequence[Message], question: Question) -> dict[str, Any]:
-    """What a runner's chat template is given: messages, tools, and whether to think."""
-    body: dict[str, Any] = {"messages": [_message(message) for message in messages]}
+    """What a runner's chat template is given: messages, tools, and whether to think.
+
+    As in Ollama, messages in a row that one role has said are one, but for what tools say.
+    """
+    body: dict[str, Any] = {"messages": [_message(message) for message in _merged(messages)]}
     if question.tools:
         body["tools"] = [
             tool.model_dump(by_alias=True, exclude_unset=True) for tool in question.tools
@@ -119,8 +136,11 @@ async def tokens(loaded: Loaded, text: str, *, special: bool = False) -> list[in
 
 
 async def text_of(loaded: Loaded, ids: Sequence[int]) -> str:
-    """The text of token ids."""
-    answer = await loaded.process.llama.ask("/detokenize", {"tokens": list(ids)})
+    """The text of token ids. Raises `EngineRefused` for an id that the model doesn't have."""
+    try:
+        answer = await loaded.process.llama.ask("/detokenize", {"tokens": list(ids)})
+    except EngineRefused as error:
+        raise EngineRefused(500, f"detokenize error: {error}") from None
     return str(answer["content"])
 
 
@@ -169,6 +189,17 @@ def base64_of(image: ImageData) -> str:
 
 def _adds_bos(loaded: Loaded) -> bool:
     return bool(loaded.model.facts.keys.get("tokenizer.ggml.add_bos_token", False))
+
+
+def _merged(messages: Sequence[Message]) -> list[Message]:
+    merged: list[Message] = []
+    for message in messages:
+        if merged and merged[-1].role == message.role != "tool":
+            content = f"{merged[-1].content}\n\n{message.content}"
+            merged[-1] = merged[-1].model_copy(update={"content": content})
+        else:
+            merged.append(message)
+    return merged
 
 
 def _message(message: Message) -> dict[str, Any]:

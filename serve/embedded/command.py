@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from serve.embedded.config import EngineConfig, engine_config
 from serve.embedded.engine import Engine
-from serve.embedded.models import Shelf
 from serve.embedded.scheduler import Scheduler
 from serve.embedded.server import Server
+from serve.embedded.shelf import Shelf
 from serve.embedded.store import Store
 from serve.errors import ConfigError
 from serve.settings import EmbeddedSettings, environment, explain, ollama_variables
@@ -39,7 +39,9 @@ def run(arguments: list[str]) -> int:
     )
     try:
         config = _config(parsed.config)
-        shelf = Shelf(config, Store(config.store))
+        store = Store(config.store)
+        store.check()
+        shelf = Shelf(config, store)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2

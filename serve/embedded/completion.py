@@ -5,7 +5,14 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve.embedded.asking import JSON_GRAMMAR, Question, sampling, schema_of, shortened
+from serve.embedded.asking import (
+    JSON_GRAMMAR,
+    Question,
+    sampling,
+    schema_of,
+    sendable,
+    shortened,
+)
 from serve.embedded.loaded import Loaded
 
 _MOST_REPEATS = 30
@@ -52,7 +59,8 @@ async def complete(
         if question.logprobs:
             body["n_probs"] = max(question.top_logprobs, 1)
         repeats = _Repeats()
-        async with contextlib.aclosing(loaded.process.llama.events("/completion", body)) as events:
+        llama = loaded.process.llama
+        async with contextlib.aclosing(llama.events("/completion", sendable(body))) as events:
             async for event in events:
                 if repeats.too_many(event["content"]):
                     return

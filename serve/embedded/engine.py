@@ -8,9 +8,10 @@ from typing import Any
 
 from serve.embedded.config import EngineConfig
 from serve.embedded.loaded import Loaded
-from serve.embedded.models import LocalModel, Shelf
+from serve.embedded.models import LocalModel
 from serve.embedded.process import Launch
 from serve.embedded.scheduler import Scheduler
+from serve.embedded.shelf import Shelf
 from serve.errors import BadRequest, NotFound
 from serve.wire import names
 from serve.wire.options import Options
@@ -29,14 +30,20 @@ class Engine:
     scheduler: Scheduler
 
     def options(self, model: LocalModel, asked: Mapping[str, Any]) -> Options:
-        """A request's effective options. Raises `EngineInvalid` for a value of a wrong type."""
+        """A request's effective options. Raises `EngineInvalid` for a value of a wrong type.
+
+        What must be positive and isn't counts as not given; but a negative `num_ctx` is, for a
+        model that generates, the smallest context, as in Ollama.
+        """
         options = Options.merged(model.options, asked)
-        changes: dict[str, Any] = {}
-        if not options.num_ctx:
-            changes["num_ctx"] = self.config.context_length
-        if model.embeds and "num_batch" not in {*model.options, *asked}:
-            changes["num_batch"] = min(_EMBEDDING_BATCH, changes.get("num_ctx", options.num_ctx))
-        return options.model_copy(update=changes)
+        context, batch = options.num_ctx, options.num_batch
+        if not context or (model.embeds and context < 0):
+            context = self.config.context_length
+        if model.embeds and (batch <= 0 or "num_batch" not in {*model.options, *asked}):
+            batch = min(_EMBEDDING_BATCH, context)
+        elif batch <= 0:
+            batch = Options().num_batch
+        return options.model_copy(update={"num_ctx": context, "num_batch": batch})
 
     def launch(self, model: LocalModel, options: Options, *, shift: bool | None) -> Launch:
         """What the model's runner must have been started with to serve these options."""
@@ -50,9 +57,9 @@ class Engine:
             context=min(context, trained) if trained else context,
             batch=options.num_batch,
             shift=model.facts.architecture != _NO_SHIFT if shift is None else shift,
-            threads=options.num_thread or self.config.threads,
-            gpu_layers=options.num_gpu,
-            main_gpu=options.main_gpu,
+            threads=options.num_thread if options.num_thread > 0 else self.config.threads,
+            gpu_layers=max(options.num_gpu, -1),
+            main_gpu=None if (options.main_gpu or 0) < 0 else options.main_gpu,
             mmap=options.use_mmap,
             kv_type=self.config.kv_cache_type,
             flash_attention=self.config.flash_attention,

@@ -62,9 +62,10 @@ class Loaded:
         """When it leaves if nobody asks for it, in nanoseconds since the epoch."""
         return self._expires_ns or time.time_ns() + self._stay_ns()
 
-    def stay(self) -> tuple[bool, float, str]:
-        """Orders models by who should leave first: idle ones, then by how long they'd stay."""
-        return self.uses > 0, self.keep_alive_s, self.model.key
+    def stay(self) -> tuple[bool, bool, float, str]:
+        """Orders models by who should leave first: idle ones, those that leave anyway, then by how
+        long they'd stay."""
+        return self.uses > 0, not self.retiring, self.keep_alive_s, self.model.key
 
     def size(self) -> int:
         """Bytes in memory, about: the weights and the key-value cache of all slots (16 bits)."""

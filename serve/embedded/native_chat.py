@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from serve.embedded.asking import Question, chat_body, sampling, schema_of
+from serve.embedded.asking import Question, chat_body, sampling, schema_of, sendable
 from serve.embedded.completion import Piece, final_of, logprobs
 from serve.embedded.loaded import Loaded
 from serve.errors import EngineError
@@ -18,6 +18,7 @@ async def converse(
     """The pieces of the answer; tool calls come whole, in the last. Raises as `complete` does."""
     async with loaded.slots:
         body = sampling(question, loaded) | chat_body(messages, question) | _format(question)
+        sendable(body)
         if question.logprobs:
             body |= {"logprobs": True, "top_logprobs": max(question.top_logprobs, 1)}
         calls = _Calls()

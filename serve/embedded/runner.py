@@ -59,6 +59,7 @@ def _server(spec: Mapping[str, Any]) -> Any:
     params.n_batch = params.n_ubatch = spec["batch"]
     params.embedding = spec["embedding"]
     params.chat_template = spec["template"]
+    params.prefill_assistant = False  # Ollama ends every message, the last one too
     params.ctx_shift = spec["shift"]
     params.cache_ram_mib = 0  # no copies of idle slots: by default up to 8 GiB
     _machine(params, spec, xllamacpp)

@@ -18,9 +18,16 @@ from typing import Any
 from serve.embedded.loaded import Loaded
 from serve.embedded.models import LocalModel
 from serve.embedded.process import Launch, RunnerProcess
-from serve.errors import EngineDied, Overloaded, RayllamaError
+from serve.errors import EngineDied, EngineNotReady, Overloaded, RayllamaError
 
 _log = logging.getLogger(__name__)
+
+
+class Replaced(EngineNotReady):
+    """The file of the model that a request found is another one by now: find the model again."""
+
+    def __init__(self) -> None:
+        super().__init__("the model's file is being replaced, please try again")
 
 
 @dataclass(slots=True)
@@ -79,8 +86,10 @@ class Scheduler:
         """The model, loaded as `launch` says, for as long as the context lasts.
 
         `keep_alive_s`: how long it stays from then on; None leaves that as it is. Raises
-        `Overloaded` where too many wait for loads already, `EngineDied` if it can't be loaded.
+        `Overloaded` where too many wait for loads already, `EngineDied` if it can't be loaded,
+        `Replaced` where `model` isn't what its file holds any more.
         """
+        self._retire_replaced()
         loaded = self._loaded.get(model.key)
         if loaded is not None and await _is_well(loaded) and loaded.suits(launch):
             loaded.begin(keep_alive_s)
@@ -143,6 +152,8 @@ class Scheduler:
     async def _place(self, request: _Pending) -> Loaded:
         """The runner for a request: the one that is there, or a new one once there is room."""
         while True:
+            if not request.model.seen.holds:
+                raise Replaced
             loaded = self._loaded.get(request.model.key)
             if loaded is not None and loaded.suits(request.launch):
                 return loaded
@@ -162,6 +173,10 @@ class Scheduler:
         except EngineDied:
             self.counters.failed_loads += 1
             raise
+        if not model.seen.holds:  # before the load it did: so the file changed meanwhile
+            self.counters.failed_loads += 1
+            await process.kill()
+            raise Replaced
         loaded = Loaded(model, launch, process, self._keep_alive_s)
         self._loaded[model.key] = loaded
         self.counters.loads += 1
@@ -170,6 +185,15 @@ class Scheduler:
             "loaded %s as process %d in %.2f s", model.name, process.pid, time.monotonic() - started
         )
         return loaded
+
+    def _retire_replaced(self) -> None:
+        """Nothing new for runners whose file is another one by now; they end what they've begun."""
+        for loaded in self.loaded:
+            if not (loaded.retiring or loaded.model.seen.holds):
+                self.counters.reloads += 1
+                loaded.retiring = True
+                if loaded.uses == 0:
+                    self._unload(loaded)
 
     async def _retire(self, loaded: Loaded) -> None:
         """Waits until the model is gone; it takes no new requests meanwhile."""

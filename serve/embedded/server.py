@@ -16,11 +16,13 @@ from serve.embedded.engine import Engine, Request
 from serve.embedded.gate import Gate, Passed
 from serve.embedded.replies import Header, Reply, Send, error_reply
 from serve.embedded.routes import ROUTES, STATUS_PATH, not_allowed, not_found, redirect
+from serve.embedded.scheduler import Replaced
 from serve.errors import RayllamaError
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 _log = logging.getLogger(__name__)
+_TRIES = 3
 
 
 class Server:
@@ -82,10 +84,16 @@ class Server:
         handler = verbs.get(method)
         if handler is None:
             return not_allowed()
-        try:
-            return await handler(self._engine, request)
-        except RayllamaError as error:
-            return error_reply(error)
+        failed: RayllamaError = Replaced()
+        for _ in range(_TRIES):
+            try:
+                return await handler(self._engine, request)
+            except Replaced:
+                continue
+            except RayllamaError as error:
+                failed = error
+                break
+        return error_reply(failed)
 
 
 async def _body(receive: Receive) -> bytes | None:

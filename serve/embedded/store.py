@@ -13,12 +13,35 @@ import tempfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from serve.errors import ConfigError
+
+Mark = tuple[int, int, int, int]
+"""What tells a file from the one that took its place: device, inode, size, time of change in ns."""
+
+
+def mark_of(path: Path) -> Mark:
+    """The file as it is now. Raises `OSError` if it isn't there."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
 
 class Store:
     """The folder `root`; made when it is first written to."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    def check(self) -> None:
+        """Raises `ConfigError` if the folder can't be made or nothing can be written there."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"embedded.store: {self.root}: {error.strerror}; let it name a folder that the "
+                "engine may write to"
+            ) from None
 
     @contextlib.contextmanager
     def locked(self) -> Generator[None, None, None]:
@@ -39,20 +62,20 @@ class Store:
         return path
 
     def sha256(self, path: Path) -> str:
-        """The hex digest of a file, remembered while its size and time of change stay the same.
+        """The hex digest of a file, remembered until it changes or is replaced.
 
         Raises `OSError` if the file can't be read. A store that can't be written is no error: then
         the file is hashed again next time.
         """
-        stat = path.stat()
-        key, mark = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+        key, mark = str(path.resolve()), mark_of(path)
         known = self._hashes().get(key)
-        if known is not None and known[:2] == mark:
-            return str(known[2])
+        if known is not None and known[:-1] == [*mark]:
+            return str(known[-1])
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         with contextlib.suppress(OSError):
-            self._remember(key, [*mark, digest])
+            if mark_of(path) == mark:
+                self._remember(key, [*mark, digest])
         return digest
 
     def _hashes(self) -> dict[str, list[int | str]]:

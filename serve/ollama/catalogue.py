@@ -66,7 +66,8 @@ def fingerprint(settings: Settings, engine_version: str) -> str:
         f"flash={flash}",
     ]
     if inference.env:  # any of it may matter; some of it may be secret
-        ordered = msgspec.json.encode(inference.env, order="sorted")
+        plain = {name: value.get_secret_value() for name, value in inference.env.items()}
+        ordered = msgspec.json.encode(plain, order="sorted")
         parts.append(f"env={sha256(ordered).hexdigest()[:12]}")
     return " ".join(parts)
 

@@ -69,7 +69,8 @@ def engine_environment(settings: Settings, *, port: int, home: Path, mark: str) 
         ours["PYTHONPATH"] = os.pathsep.join(
             filter(None, (str(_PROJECT), inherited.get("PYTHONPATH", "")))
         )
-    return inherited | ours | _gpus(inference, inherited, here) | inference.env
+    more = {name: value.get_secret_value() for name, value in inference.env.items()}
+    return inherited | ours | _gpus(inference, inherited, here) | more
 
 
 def _gpus(

@@ -1,9 +1,11 @@
 """Routes that are asked of one engine and passed on: what models there are, and about one."""
 
+from contextlib import aclosing
+
 from starlette.types import Receive, Scope, Send
 
 from serve.errors import EngineDied, EngineRefused, NotFound
-from serve.ports import Call, Head
+from serve.ports import Call, Failed, Head
 from serve.web.body import read_body
 from serve.web.reply import Reply
 from serve.web.services import Services
@@ -59,11 +61,14 @@ async def asked_of_one(services: Services, scope: Scope, path: str, body: bytes)
     call = Call(method, path, body, scope["request_id"], deadline_s=services.deadline_s)
     head: Head | None = None
     parts: list[bytes] = []
-    async for frame in services.inference.stream(call):
-        if isinstance(frame, Head):
-            head = frame
-        elif isinstance(frame, bytes):
-            parts.append(frame)
+    async with aclosing(services.inference.stream(call)) as frames:
+        async for frame in frames:
+            if isinstance(frame, Head):
+                head = frame
+            elif isinstance(frame, bytes):
+                parts.append(frame)
+            elif isinstance(frame, Failed):
+                raise EngineDied(frame.message)
     if head is None:
         raise EngineDied
     return Reply(head.status, head.content_type.encode(), b"".join(parts))

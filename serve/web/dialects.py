@@ -4,16 +4,18 @@ Every answer that is generated token by token is asked of the engine as a stream
 client wants, so that one exchange with the engine serves both forms.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 from zlib import crc32
 
-from serve.errors import BadRequest
+from serve.errors import BadRequest, EngineDied
 from serve.web.exchange import Exchange
 from serve.wire import gojson, names, native, openai
 from serve.wire.collect import collect
+from serve.wire.gojson import names_twice
 
 NDJSON = b"application/x-ndjson"
 JSON = b"application/json; charset=utf-8"
@@ -59,6 +61,15 @@ class Asked:
             return ""
 
 
+@contextmanager
+def understood() -> Iterator[None]:
+    """What an engine says must be what its API promises, or it is as good as dead."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as fault:
+        raise EngineDied("the engine sent lines that are not Ollama's") from fault
+
+
 class NativeRenderer:
     """Ollama's own form: the lines as they came."""
 
@@ -74,7 +85,8 @@ class NativeRenderer:
 
     def whole(self, lines: Sequence[bytes]) -> bytes:
         """One object, its text put together."""
-        return collect(lines, self._route)
+        with understood():
+            return collect(lines, self._route)
 
     def broken(self, message: str) -> bytes:
         """Ollama's last line."""
@@ -98,13 +110,15 @@ class OpenAIRenderer:
     def chunk(self, data: bytes) -> bytes:
         """The events for these lines."""
         lines = data.splitlines()
-        if self._renderer is None:
-            self._renderer = self._of(lines[0], lines[0])
-        return b"".join(map(self._renderer.chunk, lines))
+        with understood():
+            if self._renderer is None:
+                self._renderer = self._of(lines[0], lines[0])
+            return b"".join(map(self._renderer.chunk, lines))
 
     def whole(self, lines: Sequence[bytes]) -> bytes:
         """One chat.completion."""
-        return self._of(lines[0], lines[-1]).whole(lines)
+        with understood():
+            return self._of(lines[0], lines[-1]).whole(lines)
 
     def broken(self, message: str) -> bytes:
         """An error event: clients of this dialect raise it."""
@@ -132,9 +146,10 @@ class GenerationRoute:
         is_streamed = request.stream is not False
         sent = request.raw
         body = exchange.body
-        if not is_streamed:
+        if not is_streamed and not names_twice(sent):
             sent = {key: value for key, value in sent.items() if key.lower() != "stream"}
             body = gojson.dumps(sent)
+        # Go merges what is named twice, which can't be said again: such a body goes as it is.
         return Asked(
             self._route,
             sent,

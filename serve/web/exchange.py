@@ -7,6 +7,9 @@ from starlette.types import Receive, Send
 from serve.web.identity import Identity
 from serve.web.meter import Verdict
 
+LARGE_BYTES = 1 << 20
+"""Bodies from here on are hashed and parsed in a thread, beside the loop of all requests."""
+
 UNASKED = Verdict("bypass", "unasked")
 
 

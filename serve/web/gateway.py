@@ -5,23 +5,28 @@ near cache; what is recognised is answered here. All else goes on to the router,
 by then in `scope["exchange"]`.
 """
 
+import asyncio
+import logging
+import re
 from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.errors import RayllamaError
+from serve.errors import RayllamaError, Unforeseen
 from serve.web.body import ClientGone, read_body
-from serve.web.exchange import Exchange
+from serve.web.exchange import LARGE_BYTES, Exchange
 from serve.web.failure import failure
 from serve.web.meter import Verdict
 from serve.web.reply import CACHE_HEADER, Header, Reply
 from serve.web.routes import INFERENCE
 from serve.web.services import Services
 
+log = logging.getLogger("rayllama.web")
+
 NEAR_HIT = Verdict("hit", "near")
 _NEAR_HEADER = (CACHE_HEADER, NEAR_HIT.header())
-_MAX_REQUEST_ID = 128
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Gateway:
@@ -36,14 +41,19 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer from the near cache, or hand on to the router."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+            return
         if scope["type"] != "http":
             await self._router(scope, receive, send)
             return
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:_MAX_REQUEST_ID]
+        headers = _joined(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"").decode("latin-1")
         if not request_id:  # Serve sets one and echoes it; outside Serve it is done here
             request_id = str(uuid4())
             send = _with_headers(send, [(b"x-request-id", request_id.encode())])
+        elif not _REQUEST_ID.fullmatch(request_id):  # it goes into our log and to the engine
+            request_id = str(uuid4())
         scope["request_id"] = request_id
         admitted = send
         if (
@@ -81,13 +91,25 @@ class Gateway:
                 await self._router(scope, exchange.receive, exchange.send)
         except ClientGone:
             exchange.status = 499
+        except asyncio.CancelledError:  # Serve saw the client leave, or a timeout of its own
+            exchange.status = exchange.status or 499
+            raise
         except RayllamaError as error:
-            reply = failure(error, exchange.route)
-            exchange.began(reply.status)
-            await reply.send(exchange.send)
+            await self._fail(exchange, error)
+        except Exception:  # the last resort: whatever it is, the client gets an answer
+            log.exception("id=%s: unforeseen", exchange.request_id)
+            if exchange.status:  # too late for another: the connection is cut
+                raise
+            text = f"internal error; the log has more under {exchange.request_id}"
+            await self._fail(exchange, Unforeseen(text))
         finally:
             services.meter.in_flight -= 1
             services.journal.close(exchange)
+
+    async def _fail(self, exchange: Exchange, error: RayllamaError) -> None:
+        reply = failure(error, exchange.route)
+        exchange.began(reply.status)
+        await reply.send(exchange.send)
 
     async def _recognise(self, scope: Scope, exchange: Exchange) -> bool:
         """Read and identify the request; answer it if its very bytes are known."""
@@ -95,7 +117,7 @@ class Gateway:
         headers = exchange.headers
         exchange.identity = services.directory.identify(headers)
         exchange.body = await read_body(exchange.receive, headers, services.max_body_bytes)
-        exchange.raw_key = services.answers.raw_key(
+        asked = (
             scope["method"],
             scope["path"],
             scope["query_string"],
@@ -103,6 +125,10 @@ class Gateway:
             headers,
             exchange.body,
         )
+        if len(exchange.body) < LARGE_BYTES:
+            exchange.raw_key = services.answers.raw_key(*asked)
+        else:
+            exchange.raw_key = await asyncio.to_thread(services.answers.raw_key, *asked)
         near = services.answers.lookup_near(exchange.raw_key)
         if near is None:
             return False
@@ -144,6 +170,15 @@ class Gateway:
             await Reply(204, b"", b"", headers=more, length=False).send(send)
             return None
         return _with_headers(send, services.origins.headers(origin)) if origin else send
+
+
+def _joined(raw: Sequence[Header]) -> dict[bytes, bytes]:
+    """Headers by name; those that came more than once as one (RFC 9110 §5.3)."""
+    headers = dict(raw)
+    if len(headers) != len(raw):
+        for name in headers:
+            headers[name] = b", ".join(value for other, value in raw if other == name)
+    return headers
 
 
 def _with_headers(send: Send, more: Sequence[Header]) -> Send:

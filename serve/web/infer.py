@@ -11,13 +11,12 @@ from serve.ports import Tail
 from serve.web.batch import BatchRelay, for_missing
 from serve.web.cache_status import Forwarded
 from serve.web.dialects import NDJSON, Asked
-from serve.web.exchange import Exchange
+from serve.web.exchange import LARGE_BYTES, Exchange
 from serve.web.meter import Verdict
 from serve.web.relay import Answer, Frames, Keep, Relay, call_for
 from serve.web.reply import CACHE_HEADER, Reply
 from serve.web.services import Services
 
-_LARGE_BYTES = 1 << 20
 SHARED_HIT = Verdict("hit", "shared")
 _NOT_CACHED = (
     "no answer in memory ({}), and Cache-Control: only-if-cached forbids asking for a new one"
@@ -34,9 +33,9 @@ class Infer:
     async def __call__(self, scope: Scope, _receive: Receive, _send: Send) -> None:
         """Answer it."""
         exchange: Exchange = scope["exchange"]
-        if len(exchange.body) < _LARGE_BYTES:
+        if len(exchange.body) < LARGE_BYTES:
             asked = self._ask(exchange)
-        else:  # tens of megabytes of images take long to parse: not on the loop of all requests
+        else:
             asked = await asyncio.to_thread(self._ask, exchange)
         exchange.model = asked.model or asked.spelled
         found = await self._services.answers.lookup(

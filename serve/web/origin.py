@@ -94,6 +94,8 @@ class Hosts:
 
 
 def _without_port(host: str) -> str:
+    if re.search(r"[^\w.:\[\]%-]", host):
+        return host
     try:
         return urlsplit(f"//{host}").hostname or ""
     except ValueError:

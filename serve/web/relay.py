@@ -6,11 +6,11 @@ here, whatever Serve does about it, and closes the engine's stream.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
 from serve.errors import DeadlineExceeded, EngineDied, EngineError, EngineRefused, RayllamaError
-from serve.ports import Call, Frame, Head, Tail
+from serve.ports import Call, Failed, Frame, Head, Tail
 from serve.web.body import ClientGone, until_gone
 from serve.web.dialects import JSON, NDJSON, Asked
 from serve.web.exchange import Exchange
@@ -74,10 +74,8 @@ class Relay:
                 async with aclosing(frames):
                     await self._pass_on(frames, deadline_s)
                 watch.cancel()
-        except* ClientGone:
-            raise ClientGone from None
-        except* RayllamaError as errors:
-            raise errors.exceptions[0] from None
+        except BaseExceptionGroup as group:
+            raise _main(group) from None
 
     async def _pass_on(self, frames: Frames, deadline_s: float | None) -> None:
         head, first = await _opening(frames, deadline_s)
@@ -100,9 +98,8 @@ class Relay:
             [(b"content-type", renderer.stream_type), self._verdict()],
         )
         message: str | None = None
-        data = first
         try:
-            while True:
+            async for data in _bodies(first, frames, answer):
                 good, message = _cut_error(data)
                 if good:
                     answer.add(good)
@@ -111,11 +108,6 @@ class Relay:
                         await part(exchange.send, rendered)
                 if message is not None:
                     break
-                frame = await anext(frames, None)
-                if not isinstance(frame, bytes):
-                    answer.tail = frame if isinstance(frame, Tail) else None
-                    break
-                data = frame
         except EngineError as error:
             message = str(error)
         if message is None:
@@ -125,15 +117,13 @@ class Relay:
     async def _put_together(self, head: Head, first: bytes, frames: Frames) -> None:
         """All lines into one body. An error among them is the whole answer, with a status."""
         exchange, renderer = self._exchange, self._renderer
-        lines, tail = await _rest(first, frames)
-        good, message = _cut_error(lines)
+        answer = Answer(head.content_type, self._keep_bytes)
+        good, message = _cut_error(await _whole_body(first, frames, answer))
         if message is not None:
             raise EngineRefused(500, message)
         if not good:
             raise EngineDied
-        answer = Answer(head.content_type, self._keep_bytes)
         answer.add(good)
-        answer.tail = tail
         body = renderer.whole(good.splitlines())
         self._whole(answer)
         exchange.began(200)
@@ -142,16 +132,15 @@ class Relay:
     async def _copy(self, head: Head, first: bytes, frames: Frames) -> None:
         """One JSON object: an embedding, a load, or the engine's refusal."""
         exchange, renderer = self._exchange, self._renderer
-        body, tail = await _rest(first, frames)
+        answer = Answer(head.content_type, self._keep_bytes)
+        body = await _whole_body(first, frames, answer)
         if head.status != 200 and exchange.route.startswith("/v1/"):
             raise EngineRefused(head.status, wire_frames.error_text(body))
         content_type = head.content_type.encode()
         if not self._asked.is_streamed:
             content_type = renderer.whole_type if head.status == 200 else JSON
         if head.status == 200:
-            answer = Answer(head.content_type, self._keep_bytes)
             answer.add(body)
-            answer.tail = tail
             self._whole(answer)
         exchange.began(head.status)
         reply = Reply(head.status, content_type, body, headers=[self._verdict()])
@@ -167,6 +156,15 @@ class Relay:
         return CACHE_HEADER, self._exchange.verdict.header()
 
 
+def _main(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Of what happened at once: that the client left, else our own error, else all of it."""
+    for kind in (ClientGone, RayllamaError):
+        found = group.subgroup(kind)
+        if found is not None and len(found.exceptions) > 0:
+            return found.exceptions[0]
+    return group
+
+
 async def _opening(frames: Frames, deadline_s: float | None) -> tuple[Head, bytes]:
     """The head and the first bytes, or the error that came instead."""
     try:
@@ -175,20 +173,27 @@ async def _opening(frames: Frames, deadline_s: float | None) -> tuple[Head, byte
             if not isinstance(head, Head):
                 raise EngineDied
             first = await anext(frames, None)
+            if isinstance(first, Failed):
+                raise EngineDied(first.message)
     except TimeoutError:
         raise DeadlineExceeded(f"no answer within the deadline of {deadline_s:g} seconds") from None
     return head, first if isinstance(first, bytes) else b""
 
 
-async def _rest(first: bytes, frames: Frames) -> tuple[bytes, Tail | None]:
-    parts: list[bytes] = [first]
-    tail: Tail | None = None
+async def _bodies(first: bytes, frames: Frames, answer: Answer) -> AsyncIterator[bytes]:
+    """The bytes up to the end, whose tail is kept. Raises `EngineDied` if it broke."""
+    yield first
     async for frame in frames:
         if isinstance(frame, bytes):
-            parts.append(frame)
+            yield frame
         elif isinstance(frame, Tail):
-            tail = frame
-    return b"".join(parts), tail
+            answer.tail = frame
+        elif isinstance(frame, Failed):
+            raise EngineDied(frame.message)
+
+
+async def _whole_body(first: bytes, frames: Frames, answer: Answer) -> bytes:
+    return b"".join([data async for data in _bodies(first, frames, answer)])
 
 
 def call_for(exchange: Exchange, asked: Asked, deadline_s: float | None) -> Call:

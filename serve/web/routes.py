@@ -7,7 +7,9 @@ router (gin) does.
 import posixpath
 import re
 from collections.abc import Sequence
+from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -105,14 +107,15 @@ class Fallback:
             reply = Reply(404, b"text/plain", b"404 page not found")
             await reply.send(send, head=scope["method"] == "HEAD")
             return
+        target = quote(target)
         if scope["query_string"]:
             target += "?" + scope["query_string"].decode("latin-1")
-        location = [(b"location", target.encode("latin-1", "replace"))]
+        location = [(b"location", target.encode("latin-1"))]
         if scope["method"] not in _READ:
             await Reply(status, b"", b"", headers=location).send(send)
             return
         words = "Moved Permanently" if status == 301 else "Temporary Redirect"
-        page = f'<a href="{target}">{words}</a>.\n\n'.encode()
+        page = f'<a href="{escape(target)}">{words}</a>.\n\n'.encode()
         reply = Reply(status, b"text/html; charset=utf-8", page, headers=location)
         await reply.send(send, head=scope["method"] == "HEAD")
 

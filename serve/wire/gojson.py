@@ -53,7 +53,7 @@ def loads(body: bytes, *, empty: str = MISSING_BODY) -> object:
 
     Raises `BadRequest` with the text of Go's decoder, or with `empty` where there is no value.
     An object that names a key twice keeps the last value, as in Go, and the earlier ones under the
-    key with a NUL and a number: it never equals an object that names the key once.
+    key with a NUL and a number: `names_twice` finds it.
     """
     value, _ = parse(body, empty=empty)
     return value
@@ -102,6 +102,20 @@ def plain(node: Node, *, lenient: bool = True) -> object:
     if isinstance(node, list):
         return [plain(value, lenient=lenient) for value in node]
     return _number(node.text, lenient=lenient) if isinstance(node, Number) else node
+
+
+def names_twice(value: object) -> bool:
+    """Did an object anywhere in this name a key twice? (`_merged` marks the earlier ones.)"""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if any("\0" in key for key in item):
+                return True
+            waiting.extend(item.values())
+        elif isinstance(item, list):
+            waiting.extend(item)
+    return False
 
 
 def dumps(value: object) -> bytes:

@@ -130,13 +130,13 @@ def test_the_table_has_every_setting(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_table_goes_between_the_marks_and_nowhere_else(tmp_path: Path) -> None:
-    marks = "<!-- settings: rayllama schema --markdown -->", "<!-- /settings -->"
+    marks = "<!-- settings: from `rayllama schema --markdown` -->", "<!-- /settings -->"
     document = tmp_path / "doc.md"
     document.write_text(f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n")
     assert main(["schema", "--into", str(document)]) == 0
     text = document.read_text()
-    assert text.startswith(f"before\n{marks[0]}\n| key | default | meaning |\n")
-    assert text.endswith(f"|\n{marks[1]}\nafter\n")
+    assert text.startswith(f"before\n{marks[0]}\n\n| key | default | meaning |\n")
+    assert text.endswith(f"|\n\n{marks[1]}\nafter\n")
     document.write_text("no marks")
     assert main(["schema", "--into", str(document)]) == REFUSED
 

@@ -111,7 +111,7 @@ def test_a_run_that_lives_is_left_alone(port: int) -> None:
     written(port, here.pid, here.create_time(), "run")
     assert record.recorded_ports() == [port]
     with pytest.raises(ConfigError, match=rf"already runs at http.*:{port} \(pid {here.pid}\)"):
-        preflight.clear_leftovers(port)
+        preflight.clear_run(port)
 
 
 def test_what_a_dead_run_left_is_ended(port: int) -> None:
@@ -120,7 +120,7 @@ def test_what_a_dead_run_left_is_ended(port: int) -> None:
     with ended(pid):
         # This pid has an owner now, but one that started at another time.
         written(port, os.getpid(), 1.0, run)
-        done = preflight.clear_leftovers(port)
+        done = preflight.clear_run(port)
         assert "ended 1 processes that an earlier run left behind" in done
         until(lambda: not is_alive(pid))
     assert record.Record.read(port) is None

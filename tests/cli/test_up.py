@@ -1,13 +1,15 @@
 """`rayllama up` from start to end: real Ray, real HAProxy, the real engine, real signals."""
 
 import json
+import os
 import re
 import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import pytest
 
 from serve.bench.wire import Answer, Connection
 from serve.cli import family
-from serve.cli.deployfile import find, load
+from serve.cli.deployfile import PROJECT, find, load
+from serve.cli.machine import get
 from tests.cli.running import COMMAND, Up, config
 
 pytestmark = [pytest.mark.ray, pytest.mark.engine]
@@ -166,6 +169,36 @@ def test_ctrl_c_in_the_middle_of_a_stream_leaves_nothing(up: Up) -> None:
         socket.create_connection(("127.0.0.1", port))
 
 
+def test_plain_serve_run_serves_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    path, run = config(tmp_path), "plain serve run"
+    command = [str(Path(sys.executable).with_name("serve")), "run", "--address=local", str(path)]
+    env = os.environ | {"PYTHONPATH": str(PROJECT), family.MARK: run}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=env, cwd=tmp_path, preexec_fn=_hear_sigint
+        )
+    url = load(path).url
+    until(lambda: get(url, "/readyz")[0] == 200 or process.poll() is not None, 180)
+    assert process.poll() is None, (tmp_path / "log").read_text()
+    assert len(family.marked(run)) > 10
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    until(lambda: not family.marked(run), 30)
+
+
+def _hear_sigint() -> None:
+    """A shell that runs tests in the background has its children ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def until(claim: Callable[[], bool], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    while not claim():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
 def test_a_model_that_is_not_there_is_said_with_the_engines_words(tmp_path: Path) -> None:
     def change(data: Any) -> None:
         data["applications"][0]["args"]["inference"]["models"] = ["nonesuch:7b"]
@@ -193,10 +226,7 @@ def test_killed_it_still_shuts_serve_down(tmp_path: Path) -> None:
             check=True,
         )
     assert down.stderr == ""
-    deadline = time.monotonic() + 30
-    while family.marked(run):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not family.marked(run), 30)
 
 
 @pytest.mark.slow

@@ -46,11 +46,6 @@ def test_the_committed_schema_is_current() -> None:
     assert SCHEMA.read_text() == schema.as_json(), "run: make schema"
 
 
-def test_the_readme_has_the_table_of_settings() -> None:
-    text = (PROJECT / "README.md").read_text()
-    assert schema.into_markdown(text) == text, "run: make schema"
-
-
 @each
 def test_valid_for_the_schema(path: Path) -> None:
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(read(path))

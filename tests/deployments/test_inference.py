@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from deployments.inference import Inference
-from serve.errors import EngineNotReady
+from serve.errors import RUNNER_DIED, EngineNotReady
 from serve.ollama.reporter import Connect, Send
 from serve.ollama.supervisor import Supervisor
-from serve.ports import Call, Head, Report, Tail
+from serve.ports import Call, Failed, Head, Report, Tail
 from serve.settings import CacheSettings, Settings
 from tests.ollama.engines import (
     FAULTY_MODEL,
@@ -98,6 +98,7 @@ async def test_a_model_that_is_not_listed_has_no_digest(tmp_path: Path) -> None:
     async with replica(faulty(tmp_path)) as running:
         _, _, tail = await collect(running.stream(unlisted))
         assert tail is not None
+        assert isinstance(tail, Tail)
         assert (tail.digest_before, tail.digest_after) == ("", "")
 
 
@@ -128,15 +129,14 @@ async def test_a_death_before_the_first_byte_is_ollamas_500(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("fault", ["die", "cut"])
-async def test_a_death_after_the_first_byte_is_a_last_line(fault: str, tmp_path: Path) -> None:
+async def test_a_death_after_the_first_byte_is_told_in_ollamas_words(
+    fault: str, tmp_path: Path
+) -> None:
     async with replica(faulty(tmp_path)) as running:
         head, body, tail = await collect(running.stream(generate(fault)))
         assert head == LINES
-        first, last = body.splitlines()
-        assert json.loads(first)["response"] == "a"
-        assert last == UNEXPECTED_EOF
-        assert body.endswith(b"\n")
-        assert tail is None
+        assert json.loads(body)["response"] == "a"
+        assert tail == Failed(RUNNER_DIED)
 
 
 async def test_calls_beyond_slots_wait_and_beyond_the_queue_are_refused(tmp_path: Path) -> None:
@@ -252,6 +252,7 @@ async def test_digests_that_cannot_be_read_cost_only_the_cache(
         assert head == LINES
         assert body.endswith(b'"done":true}\n')
         assert tail is not None
+        assert isinstance(tail, Tail)
         assert (tail.digest_before, tail.digest_after) == ("", "")
 
 

@@ -13,8 +13,17 @@ import pytest
 
 from tests.embedded.clients import counting, send
 from tests.embedded.engines import is_alive, running, until
+from tests.embedded.weights import smollm2
 
 pytestmark = pytest.mark.engine
+
+
+def _started(config: dict[str, object]) -> subprocess.CompletedProcess[str]:
+    """An engine that refuses to start."""
+    command = [sys.executable, "-m", "serve.embedded", "--port", "1", "--config"]
+    return subprocess.run(
+        [*command, json.dumps(config)], capture_output=True, text=True, timeout=30, check=False
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -68,8 +77,43 @@ def test_runners_listen_on_loopback_and_want_their_key(tmp_path: Path) -> None:
     ],
 )
 def test_a_model_that_cannot_be_is_refused_at_start(model: dict[str, str], said: str) -> None:
-    config = json.dumps({"models": [{"name": "mine", "path": "/"} | model]})
-    command = [sys.executable, "-m", "serve.embedded", "--port", "1", "--config", config]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = _started({"models": [{"name": "mine", "path": "/"} | model]})
     assert ended.returncode == 2
     assert said in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["m", "M:latest"],
+            "embedded.models.1.name: 'M:latest' is the same model name as 'm' "
+            "(embedded.models.0.name): give one of them another name",
+        ),
+        (
+            ["SmolLM2:135M"],
+            "embedded.models.0.name: 'SmolLM2:135M' is the same model name as 'smollm2:135m', "
+            "which comes with the engine",
+        ),
+        (["smollm2"], "'smollm2' is the same model name as 'smollm2:latest', which comes with"),
+        (["library/all-minilm"], "is the same model name as 'all-minilm:latest', which comes with"),
+    ],
+)
+def test_a_name_that_two_models_have_is_refused_at_start(
+    tmp_path: Path, names: list[str], said: str
+) -> None:
+    models = [{"name": name, "path": str(smollm2())} for name in names]
+    ended = _started({"models": models, "store": str(tmp_path)})
+    assert ended.returncode == 2
+    assert said in ended.stderr
+
+
+def test_a_store_that_cannot_be_written_is_refused_at_start(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file / "store", Path("/proc/store")):
+        ended = _started({"store": str(folder)})
+        assert ended.returncode == 2
+        assert ended.stderr.startswith(f"embedded.store: {folder}: ")
+        assert "let it name a folder that the engine may write to" in ended.stderr
+        assert "Traceback" not in ended.stderr

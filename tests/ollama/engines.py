@@ -14,7 +14,7 @@ import psutil
 from serve.ollama.process import runs
 from serve.ollama.reaper import MARK
 from serve.ollama.supervisor import Supervisor
-from serve.ports import Call, Frame, Head, Tail
+from serve.ports import Call, Failed, Frame, Head, Tail
 from serve.settings import InferenceSettings, Settings
 
 FAULTY = Path(__file__).with_name("faulty_engine.py")
@@ -57,14 +57,17 @@ async def until(claim: Callable[[], bool], within_s: float = PATIENCE_S) -> None
         await asyncio.sleep(0.02)
 
 
-async def collect(frames: AsyncGenerator[Frame, None]) -> tuple[Head, bytes, Tail | None]:
-    """A whole answer: its head, its bytes, its tail."""
+async def collect(
+    frames: AsyncGenerator[Frame, None],
+) -> tuple[Head, bytes, Tail | Failed | None]:
+    """A whole answer: its head, its bytes, how it ended."""
     head = await anext(frames)
     assert isinstance(head, Head)
-    body, tail = b"", None
+    body = b""
+    tail: Tail | Failed | None = None
     async for frame in frames:
         assert tail is None, "nothing follows a tail"
-        if isinstance(frame, Tail):
+        if isinstance(frame, Tail | Failed):
             tail = frame
         else:
             assert isinstance(frame, bytes)

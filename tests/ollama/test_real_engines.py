@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from deployments.inference import Inference
-from serve.ports import Call, Head, Tail
+from serve.errors import RUNNER_DIED
+from serve.ports import Call, Failed, Head, Tail
 from serve.settings import InferenceSettings, Settings
 from serve.wire.frames import parse_last
 from serve.wire.names import canonical
@@ -135,8 +136,7 @@ async def test_a_killed_server_leaves_no_runner_and_is_followed_by_another(
     assert before
     killed = await kill_engine(replica._supervisor)
     rest = [frame async for frame in frames]
-    assert isinstance(rest[-1], bytes)
-    assert rest[-1].endswith(EOF_LINE)
+    assert rest[-1] == Failed(RUNNER_DIED)
     await until(lambda: not any(is_alive(pid) for pid in before))
     _, _, tail = await collect(replica.stream(counting(1)))
     assert tail is not None

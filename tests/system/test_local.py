@@ -71,17 +71,41 @@ def test_a_request_id_is_kept(system: System, http: httpx.Client) -> None:
     assert got.headers["x-request-id"] == "mine"
 
 
-def test_leaving_frees_the_engine_whatever_the_headers_say(
+ENDLESS = {
+    "model": "smollm2:135m",
+    "prompt": "Count.",
+    "format": {"type": "array", "items": {"type": "integer"}, "minItems": 2000},
+    "options": {"num_predict": 6000, "num_ctx": 8192},
+}
+"""A grammar that lets no answer end before thousands of tokens."""
+
+
+def busy(system: System) -> int:
+    """The calls that the engine is at, by its own count."""
+    (engine,) = [p for p in system.family() if "--port" in p.cmdline()]
+    port = engine.cmdline()[engine.cmdline().index("--port") + 1]
+    status = httpx.get(f"http://127.0.0.1:{port}/-/status").json()
+    return sum(int(model["busy"]) for model in status["loaded"])
+
+
+@pytest.mark.parametrize("header", ["x-request-disconnect-disabled", "x-nothing"])
+def test_leaving_stops_the_engine_whatever_the_headers_say(
+    system: System, http: httpx.Client, header: str
+) -> None:
+    for _ in range(2):
+        with http.stream("POST", "/api/generate", json=ENDLESS, headers={header: "?1"}) as got:
+            next(got.iter_lines())
+            assert busy(system) == 1
+        wait_for(lambda: busy(system) == 0, 20)
+
+
+def test_a_timeout_that_serve_takes_from_a_header_stops_the_engine_too(
     system: System, http: httpx.Client
 ) -> None:
-    """Serve would let these run on; they would hold every slot for minutes."""
-    headers = {"x-request-disconnect-disabled": "?1"}
-    body = {"model": "smollm2:135m", "prompt": "Go on.", "options": {"num_predict": 4000}}
-    for _ in range(8):
-        with http.stream("POST", "/api/generate", json=body, headers=headers) as response:
-            next(response.iter_lines())
-    answered = http.post("/api/generate", json=generation("Is it free?", stream=False), timeout=30)
-    assert answered.status_code == 200
+    headers = {"x-request-timeout-seconds": "1"}
+    body = ENDLESS | {"stream": False}
+    assert http.post("/api/generate", json=body, headers=headers).status_code == 408
+    wait_for(lambda: busy(system) == 0, 20)
 
 
 def test_everything_listens_on_loopback_but_what_serve_cannot_move(system: System) -> None:

@@ -8,6 +8,7 @@ import pytest
 from serve.errors import EngineDied
 from serve.ports import Head, Tail
 from serve.settings import AuthSettings, Key
+from tests.asgi import Caller
 from tests.web.front import Front
 from tests.web.scripted_pool import JSON, NDJSON, line
 
@@ -61,6 +62,7 @@ async def test_another_verb_is_a_405_that_names_the_right_ones(
         ("POST", "/api/chat/", 307, b"/api/chat"),
         ("GET", "//api/tags?x=1", 307, b"/api/tags?x=1"),
         ("GET", "/api/../api/tags", 307, b"/api/tags"),
+        ("GET", "/v1/models/a\r\nX:y/", 301, b"/v1/models/a%0D%0AX%3Ay"),
     ],
 )
 async def test_a_path_that_differs_by_slashes_is_redirected(
@@ -111,6 +113,37 @@ async def test_a_stream_to_an_allowed_origin_says_so() -> None:
         [(b"origin", b"http://localhost:3000")],
     )
     assert got.headers[b"access-control-allow-origin"] == b"http://localhost:3000"
+
+
+async def test_repeated_headers_count_together() -> None:
+    front = Front([NDJSON, line("", done=True), Tail("", "", "")])
+    got = await front.ask(
+        "POST",
+        "/api/chat",
+        b'{"model":"m","messages":[{"role":"user"}],"options":{"temperature":0}}',
+        [(b"cache-control", b"no-store"), (b"cache-control", b"max-age=100")],
+    )
+    assert got.headers[b"x-rayllama-cache"] == b"bypass; reason=no-store"
+    keyed = Front([], auth=KEYS)
+    twice = [(b"authorization", b"Bearer alpha"), (b"authorization", b"Bearer alpha")]
+    assert (await keyed.ask("POST", "/api/chat", b"{}", twice)).status == 401
+
+
+@pytest.mark.parametrize("sent", [b"a b", b"caf\xe9", b"x" * 129, b"a\tb"])
+async def test_a_request_id_that_could_do_harm_goes_no_further(sent: bytes) -> None:
+    front = Front([JSON, b"{}"])
+    await front.ask("GET", "/api/ps", headers=[(b"x-request-id", sent)])
+    assert front.pool.calls[0].request_id.isascii()
+    assert front.pool.calls[0].request_id != sent.decode("latin-1")
+    await front.ask("GET", "/api/ps", headers=[(b"x-request-id", b"mine-1")])
+    assert front.pool.calls[1].request_id == "mine-1"
+
+
+async def test_a_websocket_is_closed() -> None:
+    caller = Caller("GET", "/api/chat")
+    caller.scope["type"] = "websocket"
+    await caller.run(Front([]).app)
+    assert caller.sent == [{"type": "websocket.close", "code": 1000}]
 
 
 async def test_a_request_id_is_on_every_answer() -> None:

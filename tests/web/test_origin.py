@@ -67,7 +67,18 @@ def test_on_loopback_the_host_names_this_machine(host: bytes) -> None:
     assert hosts.allows(host), "remembered"
 
 
-@pytest.mark.parametrize("host", [b"evil.example", b"8.8.8.8", b"local", b"[::1", b"xlocal.com"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        b"evil.example",
+        b"8.8.8.8",
+        b"local",
+        b"[::1",
+        b"xlocal.com",
+        b"127.0.0.1:8000, evil.example",
+        b"evil@127.0.0.1",
+    ],
+)
 def test_a_rebound_name_is_refused_on_loopback_only(host: bytes) -> None:
     assert not Hosts(loopback=True).allows(host)
     assert Hosts(loopback=False).allows(host)

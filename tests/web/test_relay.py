@@ -6,7 +6,7 @@ import json
 import pytest
 
 from serve.errors import EngineDied, Overloaded
-from serve.ports import Head, Tail
+from serve.ports import Failed, Head, Tail
 from serve.web.meter import Verdict
 from tests.asgi import Caller, ended
 from tests.web.front import Front
@@ -69,6 +69,55 @@ async def test_a_failure_in_mid_answer_is_a_status_for_who_does_not_stream() -> 
         assert caller.status == 500
         assert caller.body + b"\n" == DIED
         assert caller.headers[b"content-length"] == str(len(caller.body)).encode()
+
+
+async def test_what_broke_is_told_in_its_place() -> None:
+    broken = Failed("it broke")
+    caller = await Front([NDJSON, line("a"), broken]).post("/api/chat", CHAT)
+    assert (caller.status, caller.body) == (200, line("a") + b'{"error":"it broke"}\n')
+    scripts: list[list[Step]] = [[NDJSON, line("a"), broken], [JSON, b'{"embed', broken], [broken]]
+    scripts.append([NDJSON, broken])
+    for script in scripts:
+        caller = await Front(script).post("/api/chat", WHOLE)
+        assert caller.status == 500
+    torn = Front([JSON, b'{"models":[', broken])
+    for path in ("/api/tags", "/v1/models"):
+        caller = await torn.ask("GET", path)
+        assert caller.status == 500
+        assert b"it broke" in caller.body
+    embedding = await Front([JSON, b'{"embeddings":[[0.1,', broken]).post("/api/embed", b"{}")
+    assert (embedding.status, embedding.body) == (500, b'{"error":"it broke"}')
+
+
+@pytest.mark.parametrize("garbage", [b"garbage\n", b"{}\n", b'{"message":3}\n', b"[]\n"])
+async def test_lines_that_are_not_ollamas_end_the_answer_in_the_dialect(garbage: bytes) -> None:
+    caller = await Front([NDJSON, line("a"), garbage]).post("/v1/chat/completions", OPENAI)
+    assert caller.status == 200
+    assert b"not Ollama's" in caller.body
+    assert b"[DONE]" not in caller.body
+    caller = await Front([NDJSON, garbage]).post("/v1/chat/completions", CHAT)
+    assert caller.status == 500
+
+
+async def test_the_clients_leaving_wins_over_what_fails_with_it() -> None:
+    event = asyncio.Event()
+    front = Front([event, EngineDied()])
+    caller = Caller("POST", "/api/chat", CHAT)
+    task = asyncio.get_running_loop().create_task(caller.run(front.app))
+    while not front.pool.calls:
+        await asyncio.sleep(0)
+    caller.leave()
+    event.set()
+    await task
+    assert front.meter.statuses["/api/chat", 499] + front.meter.statuses["/api/chat", 500] == 1
+
+
+async def test_a_name_given_twice_is_left_to_the_engine() -> None:
+    body = b'{"model":"m","stream":false,"options":{"seed":1},"options":{"top_k":1}}'
+    front = Front([JSON, b'{"done":true}', TAIL])
+    caller = await front.post("/api/chat", body)
+    assert caller.body == b'{"done":true}'
+    assert front.pool.calls[0].body == body
 
 
 async def test_openai_clients_get_an_event_and_no_done() -> None:
@@ -138,6 +187,7 @@ async def test_serves_own_cancellation_ends_the_call_too() -> None:
     while len(caller.sent) < 2:
         await asyncio.sleep(0)
     await ended(task)
+    assert front.meter.statuses["/api/chat", 200] == 1
     assert front.pool.closed == 1
     assert front.meter.in_flight == 0
 
@@ -151,6 +201,23 @@ async def test_what_is_asked_of_the_engine_keeps_unknown_fields_and_always_strea
     )
     await front.post("/api/chat", CHAT)
     assert front.pool.calls[1].body is CHAT
+
+
+async def test_a_fault_of_our_own_is_a_500_without_its_details() -> None:
+    caller = await Front([RuntimeError("secret")]).post("/api/chat", CHAT)
+    assert caller.status == 500
+    assert b"internal error" in caller.body
+    assert b"secret" not in caller.body
+
+
+async def test_a_fault_of_our_own_in_mid_stream_cuts_the_connection() -> None:
+    front = Front([NDJSON, line("a"), RuntimeError("secret")])
+    caller = Caller("POST", "/api/chat", CHAT)
+    with pytest.raises(ExceptionGroup):
+        await caller.run(front.app)
+    assert caller.status == 200
+    assert not caller.is_whole
+    assert front.pool.closed == 1
 
 
 async def test_every_request_is_counted_by_verdict() -> None:

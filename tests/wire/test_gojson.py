@@ -8,7 +8,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from serve.errors import BadRequest
-from serve.wire.gojson import dumps, loads, loads_whole, number, timestamp, unix_seconds
+from serve.wire.gojson import (
+    dumps,
+    loads,
+    loads_whole,
+    names_twice,
+    number,
+    timestamp,
+    unix_seconds,
+)
 from serve.wire.goscan import MAX_DEPTH, MAX_TOKENS
 from tests.wire.golden import rows
 
@@ -193,3 +201,16 @@ def test_times_are_printed_as_in_go(ns: int, text: str) -> None:
 def test_what_is_no_time_is_the_epoch() -> None:
     assert unix_seconds("") == 0
     assert unix_seconds("2026-11-23T15:27:00.9+01:00") == 1795444020
+
+
+@pytest.mark.parametrize(
+    ("body", "twice"),
+    [
+        (b'{"a":1,"b":{"a":1}}', False),
+        (b'{"a":1,"a":1}', True),
+        (b'{"a":[{"b":{"c":1,"c":2}}]}', True),
+        (b'["a","a"]', False),
+    ],
+)
+def test_names_given_twice_are_found(body: bytes, twice: bool) -> None:  # noqa: FBT001
+    assert names_twice(loads(body)) is twice
