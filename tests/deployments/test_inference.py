@@ -26,6 +26,7 @@ from tests.ollama.engines import (
     is_alive,
     kill_engine,
     marked,
+    spelled_out,
     until,
 )
 
@@ -265,7 +266,7 @@ async def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def start_alone(settings: Settings) -> "subprocess.Popen[str]":
     script = Path(__file__).with_name("lone_replica.py")
     return subprocess.Popen(
-        [sys.executable, str(script), settings.model_dump_json()],
+        [sys.executable, str(script), spelled_out(settings)],
         stdout=subprocess.PIPE,
         text=True,
         env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from serve.ollama.reaper import MARK
-from tests.ollama.engines import FAULTY, PATIENCE_S, faulty, is_alive, until
+from tests.ollama.engines import FAULTY, PATIENCE_S, faulty, is_alive, spelled_out, until
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.ray
@@ -28,7 +28,7 @@ class Driver:
             [
                 sys.executable,
                 str(Path(__file__).with_name("ray_driver.py")),
-                settings.model_dump_json(),
+                spelled_out(settings),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -36,6 +36,14 @@ def faulty(scratch: Path, fault: str = "", **inference: Any) -> Settings:
     return Settings(inference=InferenceSettings(env=env, **(given | inference)))
 
 
+def spelled_out(settings: Settings) -> str:
+    """Settings as JSON for another process, with what is masked in every other dump."""
+    data = settings.model_dump(mode="json")
+    env = settings.inference.env
+    data["inference"]["env"] = {name: value.get_secret_value() for name, value in env.items()}
+    return json.dumps(data)
+
+
 def generate(fault: str = "", *, deadline_s: float | None = None, **fields: Any) -> Call:
     """A call of `/api/generate` that the faulty engine answers as told."""
     body = {"model": "faulty", "prompt": "hi", "fault": fault} | fields
