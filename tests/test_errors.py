@@ -16,7 +16,8 @@ def below(kind: type[RayllamaError]) -> Iterator[type[RayllamaError]]:
         yield from below(child)
 
 
-KINDS = list(below(RayllamaError))
+KINDS = [kind for kind in below(RayllamaError) if kind.__module__ == errors.__name__]
+"""All but what a part tells only itself."""
 
 
 def made(kind: type[RayllamaError]) -> RayllamaError:

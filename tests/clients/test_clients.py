@@ -16,6 +16,7 @@ pytestmark = pytest.mark.engine
 
 MODEL = "smollm2:135m"
 OPTIONS = {"temperature": 0, "num_predict": 5}
+OPTIONS_WITHOUT_END = {"temperature": 3, "seed": 7, "num_predict": 4000}
 MESSAGES: list[Any] = [{"role": "user", "content": "Say hello to a client."}]
 
 
@@ -126,7 +127,8 @@ def test_each_line_arrives_when_it_is_made(stack: Stack) -> None:
 
 
 def test_a_client_that_leaves_frees_its_slot(stack: Stack) -> None:
-    body = {"model": MODEL, "prompt": "Count to a thousand.", "options": {"num_predict": 4000}}
+    integers = {"type": "array", "items": {"type": "integer"}, "minItems": 2000}
+    body = {"model": MODEL, "prompt": "Count.", "format": integers, "options": OPTIONS_WITHOUT_END}
     for streamed in (True, False):
         with httpx.Client(timeout=60) as client:
             if streamed:
