@@ -43,8 +43,8 @@ class Infer:
             asked.native,
             model=asked.model,
             tenant=exchange.identity.tenant,
-            cache_control=_field(scope, b"cache-control"),
-            pragma=_field(scope, b"pragma"),
+            cache_control=exchange.headers.get(b"cache-control", b""),
+            pragma=exchange.headers.get(b"pragma", b""),
         )
         if isinstance(found, Hit):
             exchange.verdict = SHARED_HIT
@@ -125,11 +125,6 @@ class Infer:
             exchange.raw_key, hit, status=200, headers=reply.headers, body=reply.body
         )
         return reply
-
-
-def _field(scope: Scope, name: bytes) -> bytes:
-    """A header's value; the lines of one that comes more than once are one list (RFC 9110 §5.3)."""
-    return b", ".join(value for key, value in scope["headers"] if key == name)
 
 
 def _lines(answer: Answer) -> list[bytes]:
