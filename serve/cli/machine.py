@@ -81,8 +81,8 @@ def describe(pid: int) -> str:
     """What a process is called, in few words."""
     try:
         process = psutil.Process(pid)
-        words = process.cmdline()
-        return " ".join(words)[:60] if words else process.name()
+        program, *rest = process.cmdline() or [process.name()]
+        return " ".join([program.rpartition("/")[2], *rest])[:60]
     except psutil.Error:
         return "a process that has just ended"
 
