@@ -8,19 +8,22 @@ Dies:         with the application; losing it loses only warmth, since callers t
 
 import secrets
 from time import monotonic
+from typing import Any
 
 from deployments.handles import listen_host
 from serve.cache.client import Address
 from serve.cache.shard import ShardServer
-from serve.settings import Settings
+from serve.settings import CacheSettings
 
 
 class Cache:
     """The actor: a socket server on the event loop of Ray's own methods."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: CacheSettings | dict[str, Any]) -> None:
+        # Serve dumps them into a dict where its config file has a `deployments` block of its own.
+        settings = CacheSettings.model_validate(settings)
         self._secret = secrets.token_bytes(32)
-        self._server = ShardServer(self._secret, settings.cache, clock=monotonic)
+        self._server = ShardServer(self._secret, settings, clock=monotonic)
         self._address: tuple[str, int] | None = None
 
     async def address(self) -> Address:

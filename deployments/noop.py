@@ -59,7 +59,7 @@ def deploy(address: str, *, replicas: int, size: int) -> None:
         num_replicas=replicas,
         ray_actor_options=options,
         max_ongoing_requests=20000,
-        logging_config={"encoding": "JSON", "enable_access_log": False},
+        logging_config={"encoding": "JSON", "enable_access_log": False, "log_level": "WARNING"},
     ).bind(size)
     ray_serve.run(application, name=NAME, route_prefix=PREFIX)
 

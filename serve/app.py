@@ -38,7 +38,7 @@ def build(args: Settings) -> ray_serve.Application:
         DeploymentActorConfig(
             name=SHARD_NAME.format(index),
             actor_class=ray.remote(Cache),
-            init_kwargs={"settings": args},
+            init_kwargs={"settings": args.cache},
             actor_options={"num_cpus": 0, "max_concurrency": 100},
         )
         for index in range(args.cache.shards)
