@@ -110,7 +110,9 @@ def _ask(connection: Connection, model: str, tokens: int) -> Answer:
 
 
 def _tokens(answer: Answer) -> int:
-    last = json.loads(answer.body.splitlines()[-1])
-    if not last.get("done"):
-        raise ConfigError(f"a stream ended early: {last}")
-    return int(last["eval_count"])
+    """Tokens of a stream. An Ollama cuts a model off that only repeats itself, with no last line."""
+    lines = answer.body.splitlines()
+    last = json.loads(lines[-1])
+    if "error" in last:
+        raise ConfigError(f"a stream failed: {last}")
+    return int(last["eval_count"]) if last.get("done") else len(lines)

@@ -35,9 +35,13 @@ class Connection:
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        self._socket = socket.create_connection(self._address, timeout=120)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = self._connected()
         return self
+
+    def _connected(self) -> socket.socket:
+        fresh = socket.create_connection(self._address, timeout=120)
+        fresh.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return fresh
 
     def __exit__(self, *_: object) -> None:
         if self._socket:
@@ -45,15 +49,26 @@ class Connection:
             self._socket = None
 
     def ask(self, path: str, body: bytes = b"", *, method: str = "POST") -> Answer:
-        """Send a request and read its whole answer. Raises `OSError`."""
+        """Send a request and read its whole answer. Raises `OSError`.
+
+        A proxy that reloads closes idle connections, so the first failure before any byte of an
+        answer gets a fresh connection (RFC 9112 §9.3.1); what is asked here may be asked twice.
+        """
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\n{self._extra}"
         request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-        wire = self._socket
-        if wire is None:
+        if self._socket is None:
             raise OSError("not connected")
-        began = perf_counter()
-        wire.sendall(request)
-        data = b""
+        try:
+            began = perf_counter()
+            self._socket.sendall(request)
+            data = _read(self._socket)
+        except OSError:
+            self._socket.close()
+            self._socket = self._connected()
+            began = perf_counter()
+            self._socket.sendall(request)
+            data = _read(self._socket)
+        wire = self._socket
         while b"\r\n\r\n" not in data:
             data += _read(wire)
         raw, _, rest = data.partition(b"\r\n\r\n")
