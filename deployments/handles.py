@@ -33,7 +33,7 @@ class InferenceHandle:
     """`ports.Inference` over a Serve handle."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
-        self._stream = handle.options(stream=True).stream
+        self._stream = handle.options(stream=True).packed
 
     async def stream(self, call: Call) -> AsyncGenerator[Frame, None]:
         """The replica's frames. Closing the generator cancels the call on the replica.
@@ -43,8 +43,9 @@ class InferenceHandle:
         """
         response = self._stream.remote(call)
         try:
-            async for frame in response:
-                yield frame
+            async for frames in response:
+                for frame in frames:
+                    yield frame
         except ray_serve_exceptions.BackPressureError as error:
             raise Overloaded from error
         except ray_serve_exceptions.DeploymentUnavailableError as error:

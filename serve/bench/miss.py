@@ -1,7 +1,8 @@
 """Misses measured against the same engine driven directly: what Rayllama adds, and what it keeps.
 
 Prompts are never repeated, so neither Rayllama's cache nor the engine's own prompt cache has seen
-them. Both ways are asked in turn, in changing order.
+them; they are the same words in changing order, so that all take the same time. Both ways are
+asked in turn, in changing order.
 """
 
 import json
@@ -17,6 +18,7 @@ from serve.bench.wire import Answer, Connection
 from serve.errors import ConfigError
 
 _WORDS = ("river", "copper", "winter", "garden", "engine", "letter", "harbour", "violin", "marble")
+_ORDER = secrets.SystemRandom()
 _FEW_TOKENS = 4
 _MANY_TOKENS = 96
 _REQUESTS_A_SLOT = 2
@@ -98,8 +100,8 @@ def _flood(model: str, places: Sequence[tuple[str, dict[str, str]]]) -> float:
 
 def _ask(connection: Connection, model: str, tokens: int) -> Answer:
     options = {"temperature": 0, "seed": 1, "num_predict": tokens}
-    words = " ".join(secrets.choice(_WORDS) for _ in range(8))
-    prompt = f"{secrets.token_hex(4)} {words}: tell a long story with these words."
+    words = " ".join(_ORDER.sample(_WORDS, len(_WORDS)))
+    prompt = f"{_ORDER.randrange(10**8):08} {words}: tell a long story with these words."
     request = {"model": model, "prompt": prompt, "stream": True, "options": options}
     answer = connection.ask("/api/generate", json.dumps(request).encode())
     if answer.status != 200:
@@ -110,7 +112,7 @@ def _ask(connection: Connection, model: str, tokens: int) -> Answer:
 
 
 def _tokens(answer: Answer) -> int:
-    """Tokens of a stream. An Ollama cuts a model off that only repeats itself, with no last line."""
+    """Tokens of a stream; an Ollama ends one that only repeats itself without a last line."""
     lines = answer.body.splitlines()
     last = json.loads(lines[-1])
     if "error" in last:
