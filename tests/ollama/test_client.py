@@ -127,7 +127,6 @@ async def test_only_the_headers_that_matter(
         "host": client.base_url.removeprefix("http://"),
         "accept": "*/*",
         "accept-encoding": "identity",
-        "connection": "keep-alive",
         "content-type": "application/json",
         "user-agent": "rayllama",
         "x-request-id": "request-7",
