@@ -5,19 +5,18 @@ A request goes through it like this:
 - `lookup_near(raw_key)`: bytes that were answered before, if that answer is still current.
 - `lookup(…)`: the request's meaning. A `Hit`, or a `Miss` that says why, and under which digest the
   answer must be made to be kept.
+- `Miss.seat`: where the answer is heard, generated once for everybody who asks for it meanwhile.
 - `fill(miss, …)`: the engine's answer, kept if it ended well and its digest never changed.
 - `remember(raw_key, hit, …)`: the reply as it went out, for the next request of the same bytes.
 
 Everything that can go wrong with a shard is a miss. While no shard has vouched for the catalogue
 within the last lease, nothing is looked up or kept at all.
-
-The one place where identical requests will be joined is `_ask`: there a shard will say, beside hit
-and miss, who leads the generation and who follows it.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,13 +26,15 @@ from serve.cache import policy
 from serve.cache.catalogue import Catalogue
 from serve.cache.client import Resolve
 from serve.cache.entry import MAX_UNPACKED_BYTES, Entry, unpack
+from serve.cache.flights import MAX_FLIGHT_BYTES
+from serve.cache.joining import Joining
 from serve.cache.key import request_key
 from serve.cache.near import Near, NearReply
 from serve.cache.outcome import Dropped, Hit, Miss, Question
 from serve.cache.protocol import Put
 from serve.cache.recognise import raw_key
 from serve.cache.shards import Shards
-from serve.errors import BadRequest, CacheUnavailable, ConfigError
+from serve.errors import BadRequest, ConfigError
 from serve.ports import CatalogueView, Clock, Tail
 from serve.settings import CacheSettings, Policy
 from serve.wire.names import canonical
@@ -74,6 +75,11 @@ class AnswerCache:
         self.catalogue = Catalogue(settings.lease_s)
         self.near = Near(settings, self.catalogue.vouches)
         self.shards = Shards(resolvers, clock=clock, lease_s=settings.lease_s, watcher=self)
+        self.joining = Joining(
+            self.shards,
+            ask_within_s=settings.lookup_timeout_s,
+            max_bytes=max(MAX_FLIGHT_BYTES, self._keep_bytes),
+        )
 
     async def __aenter__(self) -> Self:
         await self.shards.__aenter__()
@@ -85,6 +91,7 @@ class AnswerCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.joining.stop()
         await self.shards.__aexit__(kind, error, trace)
 
     @property
@@ -130,11 +137,14 @@ class AnswerCache:
         verdict = policy.gate(
             route, native, self._policies.get(model, self._settings.policy), asked
         )
-        if not verdict.may_store:
+        is_joined = verdict.reason == "sampled" and self._settings.join_sampled and not asked
+        if not verdict.may_store and not is_joined:
             return Miss("bypass", verdict.reason or "policy")
         found = self._question(route, native, model, tenant)
         if not isinstance(found, Question):
             return found
+        if is_joined:
+            return await self._join(found)
         if cache_control or pragma:
             found = structs.replace(found, is_plain=False)
         if not verdict.may_read:
@@ -145,6 +155,10 @@ class AnswerCache:
         """How much of the engine's answer to keep for `fill`; 0 if it must not be kept."""
         if miss.question is None:
             return 0
+        return self._keep_bytes
+
+    @property
+    def _keep_bytes(self) -> int:
         return min(MAX_UNPACKED_BYTES, _UNPACKED_TO_PACKED * self._settings.max_entry_bytes)
 
     def fill(
@@ -238,20 +252,29 @@ class AnswerCache:
         return None
 
     async def _ask(self, question: Question) -> Hit | Miss:
-        """Ask the shard that has this key."""
-        try:
-            packed = await self.shards.get(question.key, self._settings.lookup_timeout_s)
-        except CacheUnavailable:
-            return Miss("miss", "unavailable", question)
-        entry = None if packed is None else _of(question, packed)
+        """An entry, or a seat in the flight that will bring one."""
+        keep = partial(self.fill, Miss("miss", "cold", question))
+        seat = self.joining.sit(question, keep)
+        packed = await seat.found()
+        if packed is None:
+            return Miss("miss", seat.reason, question, seat)
+        entry = _of(question, packed)
         if entry is None:
             return Miss("miss", "cold", question)
-        return Hit(entry.spelled_as(_spelled(question)), question)
+        return Hit(entry.spelled_as(question.spelled), question)
+
+    async def _join(self, question: Question) -> Miss:
+        """A seat in a flight whose answer nobody keeps."""
+        seat = self.joining.sit(question, None)
+        await seat.found()
+        if seat.reason == "joined":
+            return Miss("miss", "joined", None, seat)
+        return Miss("bypass", "sampled", None, seat)
 
     def _entry(self, question: Question, lines: Sequence[bytes], content_type: str) -> Entry:
         return Entry(
             model=question.model,
-            spelled=_spelled(question),
+            spelled=question.spelled,
             digest=question.digest,
             fingerprint=question.fingerprint,
             status=200,
@@ -269,7 +292,3 @@ def _of(question: Question, packed: bytes) -> Entry | None:
         return None
     made_from = (entry.digest, entry.fingerprint)
     return entry if made_from == (question.digest, question.fingerprint) else None
-
-
-def _spelled(question: Question) -> str:
-    return str(question.native.get("model", ""))

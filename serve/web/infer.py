@@ -1,11 +1,19 @@
-"""The inference routes: from the cache if it knows the answer, else from the pool."""
+"""The inference routes: from the cache if it knows the answer, else from the pool.
+
+What the same request asks for at the same time, from any ingress, is asked of the pool once: such a
+request has a seat in a flight (`serve.cache.joining`), and hears there what the pool says.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 from starlette.types import Receive, Scope, Send
 
+from serve.cache.outcome import Listening
 from serve.cache.service import Hit, Miss
+from serve.errors import EngineDied
+from serve.ports import Frame, Tail
 from serve.web.dialects import NDJSON, Asked
 from serve.web.exchange import LARGE_BYTES, Exchange
 from serve.web.meter import Verdict
@@ -31,7 +39,18 @@ class Infer:
         else:
             asked = await asyncio.to_thread(self._ask, exchange)
         exchange.model = asked.model or asked.spelled
-        found = await self._services.answers.lookup(
+        found = await self._look_up(exchange, asked)
+        try:
+            await self._answer(exchange, asked, found)
+        except EngineDied:
+            # Nothing has been sent (`Relay`). All such listeners of a flight ask again, once, and
+            # so have one more generation together.
+            if isinstance(found, Hit) or found.seat is None:
+                raise
+            await self._answer(exchange, asked, await self._look_up(exchange, asked))
+
+    async def _look_up(self, exchange: Exchange, asked: Asked) -> Hit | Miss:
+        return await self._services.answers.lookup(
             asked.route,
             asked.native,
             model=asked.model,
@@ -39,6 +58,8 @@ class Infer:
             cache_control=exchange.headers.get(b"cache-control", b""),
             pragma=exchange.headers.get(b"pragma", b""),
         )
+
+    async def _answer(self, exchange: Exchange, asked: Asked, found: Hit | Miss) -> None:
         if isinstance(found, Hit):
             exchange.verdict = SHARED_HIT
             reply = self._render(exchange, asked, found)
@@ -52,7 +73,29 @@ class Infer:
             )
             return
         exchange.verdict = Verdict(found.kind, found.reason)
-        await self._miss(exchange, asked, found)
+        if found.seat is None:
+            await self._miss(exchange, asked, found)
+            return
+        try:
+            await self._listen(exchange, asked, found.seat)
+        finally:
+            found.seat.leave()
+
+    async def _listen(self, exchange: Exchange, asked: Asked, seat: Listening) -> None:
+        services = self._services
+
+        async def frames() -> AsyncGenerator[Frame, None]:
+            # No deadline: it is this caller's own, and others may hear the same generation.
+            call = call_for(exchange, asked, None)
+            heard = seat.frames(lambda: services.inference.stream(call))
+            async with aclosing(heard):
+                async for frame in heard:
+                    if isinstance(frame, Tail) and (hit := seat.hit) is not None:
+                        self._render(exchange, asked, hit)
+                    yield frame
+
+        relay = Relay(exchange, asked, 0, _keep_nothing)
+        await relay.run(frames(), services.deadline_s)
 
     async def _miss(self, exchange: Exchange, asked: Asked, miss: Miss) -> None:
         services = self._services
@@ -88,6 +131,10 @@ class Infer:
             exchange.raw_key, hit, status=200, headers=reply.headers, body=reply.body
         )
         return reply
+
+
+def _keep_nothing(_answer: Answer) -> None:
+    """What a flight brings is kept by who generates it."""
 
 
 def _lines(answer: Answer) -> list[bytes]:
