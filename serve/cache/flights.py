@@ -42,11 +42,11 @@ from msgspec import Struct
 from serve.cache.backlog import Backlog
 from serve.ports import Clock
 
-Kind = Literal["done", "lost", "overloaded", "not-ready", "deserted"]
+Kind = Literal["done", "lost", "overloaded", "not-ready", "fault", "deserted"]
 
 
 class Ending(Struct, frozen=True, array_like=True, gc=False):
-    """How a flight ended: well, with the pool's refusal and its text, or not at all."""
+    """How a flight ended: well, with an error that all listeners get, or not at all (`lost`)."""
 
     kind: Kind
     text: str = ""

@@ -13,13 +13,22 @@ from serve.cache.pieces import Piece, cut, is_lines, merged, unpack
 from serve.cache.protocol import Closed, Follow, Lead, News, Pieces
 from serve.cache.protocol import Hit as HitAnswer
 from serve.cache.shards import Shards
-from serve.errors import CacheUnavailable, EngineDied, EngineNotReady, Overloaded, RayllamaError
+from serve.errors import (
+    CacheUnavailable,
+    EngineDied,
+    EngineNotReady,
+    Overloaded,
+    RayllamaError,
+    Unforeseen,
+)
 from serve.ports import Frame, Head, Tail
 
-_REFUSALS: dict[Kind, type[Overloaded] | type[EngineNotReady]] = {
+_ERRORS: dict[Kind, type[RayllamaError]] = {
     "overloaded": Overloaded,
     "not-ready": EngineNotReady,
+    "fault": Unforeseen,
 }
+_FAULT = Ending("fault", "internal error; the log has more")
 _BEATS_A_LEASE = 3
 
 Start = Callable[[], AsyncGenerator[Frame, None]]
@@ -182,10 +191,15 @@ class Flight:
         self._grown.clear()
 
     async def _run(self, frames: AsyncGenerator[Frame, None]) -> None:
-        async with asyncio.TaskGroup() as group:
+        try:
+            async with asyncio.TaskGroup() as group:
+                if self._ticket is not None:
+                    group.create_task(self._tell_shard(self._ticket))
+                await self._generate(frames)
+        finally:  # cut short: followers must not wait for the lease, nor take it for the end
             if self._ticket is not None:
-                group.create_task(self._tell_shard(self._ticket))
-            await self._generate(frames)
+                self._ticket.finish(_FAULT if self.ending == _FAULT else LOST)
+                self._ticket = None
 
     async def _generate(self, frames: AsyncGenerator[Frame, None]) -> None:
         ending = LOST
@@ -199,6 +213,9 @@ class Flight:
             ending = DONE
         except RayllamaError as error:
             ending = _ending_of(error)
+        except Exception:  # told to the listeners; the owner of the task logs it
+            ending = _FAULT
+            raise
         finally:
             self._close(ending)
 
@@ -237,15 +254,15 @@ class Flight:
 
 
 def _ending_of(error: RayllamaError) -> Ending:
-    for kind, refusal in _REFUSALS.items():
-        if isinstance(error, refusal):
+    for kind, known in _ERRORS.items():
+        if isinstance(error, known):
             return Ending(kind, str(error))
     return Ending("lost", str(error))
 
 
 def error_of(ending: Ending) -> RayllamaError:
     """What a listener is told of an ending that wasn't good."""
-    refusal = _REFUSALS.get(ending.kind)
-    if refusal is not None:
-        return refusal(ending.text)
+    known = _ERRORS.get(ending.kind)
+    if known is not None:
+        return known(ending.text)
     return EngineDied(ending.text) if ending.text else EngineDied()

@@ -12,7 +12,7 @@ from serve.cache.outcome import Hit, Miss
 from serve.cache.pieces import Piece, Spelling, cut, merged, unpack
 from serve.cache.service import AnswerCache
 from serve.cache.shard import ShardServer
-from serve.errors import EngineDied, EngineNotReady, Overloaded
+from serve.errors import EngineDied, EngineNotReady, Overloaded, Unforeseen
 from serve.ports import Frame, Head, Tail
 from serve.settings import CacheSettings
 from tests.cache.world import (
@@ -278,12 +278,17 @@ async def test_what_the_pool_raises_everybody_gets(error: Exception) -> None:
         await until(lambda: world.idle)
 
 
-async def test_a_fault_of_ours_is_a_lost_generation(caplog: pytest.LogCaptureFixture) -> None:
-    engine = ScriptedEngine(ZeroDivisionError())
-    async with cluster(1) as world:
-        listener = Listener(world.ingresses[0], engine)
-        await asyncio.wait([listener.task])
-        assert isinstance(listener.task.exception(), EngineDied)
+async def test_a_fault_of_ours_is_everybodys_and_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine(HEAD, LINES[0], gate, ZeroDivisionError())
+    async with cluster(2) as world:
+        listeners = [await Listener(one, engine).has(LINES[0]) for one in world.ingresses]
+        gate.set()
+        await asyncio.wait([listener.task for listener in listeners])
+        for listener in listeners:
+            assert isinstance(listener.task.exception(), Unforeseen)
         await until(lambda: "a generation failed" in caplog.text)
 
 
@@ -410,6 +415,63 @@ async def test_too_far_behind_is_an_error() -> None:
         await asyncio.wait([listener.task])
         assert isinstance(listener.task.exception(), EngineDied)
         assert not world.ingresses[0].dropped
+
+
+async def test_who_comes_when_the_beginning_has_gone_generates_for_himself() -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine(HEAD, LINES[0], gate, *LINES[1:], TAIL)
+    async with cluster(2) as world:
+        leader = await Listener(world.ingresses[0], engine).has(LINES[0])
+        (flight,) = world.server.holdings.flights._open.values()
+        await until(lambda: flight.backlog.end == 1)
+        flight.backlog.add(b"", 1)
+        flight.backlog._drop()
+        alone = await Listener(world.ingresses[1], engine).has(LINES[0])
+        joined = await Listener(world.ingresses[1], engine).has(LINES[0])
+        assert (alone.reason, joined.reason, engine.begun) == ("cold", "joined", 2)
+        gate.set()
+        for listener in (leader, alone, joined):
+            await listener.task
+            assert listener.text == b"".join(LINES)
+
+
+async def test_a_shard_lost_while_it_is_asked_is_no_shard() -> None:
+    engine = ScriptedEngine(HEAD, *LINES, TAIL)
+    async with cluster(1) as world:
+        (connection,) = world.server._connections
+        connection._transport.pause_reading()
+        listeners = [Listener(world.ingresses[0], engine) for _ in range(2)]
+        await asyncio.sleep(0.02)
+        assert not any(listener.found for listener in listeners)
+        connection.drop()
+        for listener in listeners:
+            await listener.task
+            assert listener.text == b"".join(LINES)
+        assert {listener.reason for listener in listeners} == {"unavailable", "joined"}
+        assert engine.begun == 1
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_shard_that_does_not_read_holds_up_followers_only(*, is_lost: bool) -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine(HEAD, LINES[0], gate, *LINES[1:], TAIL)
+    async with cluster(2) as world:
+        leader = await Listener(world.ingresses[0], engine).has(LINES[0])
+        follower = await Listener(world.ingresses[1], engine).has(LINES[0])
+        link = world.ingresses[0].shards._clients[0]._link
+        assert link is not None
+        link.pause_writing()  # as asyncio does when too much is unsent
+        gate.set()
+        await leader.task
+        assert leader.text == b"".join(LINES)
+        assert follower.text == LINES[0]
+        if is_lost:
+            link._transport.abort()
+        else:
+            link.resume_writing()
+        await asyncio.wait([follower.task])
+        assert isinstance(follower.task.exception(), EngineDied) == is_lost
+        assert follower.text == (LINES[0] if is_lost else b"".join(LINES))
 
 
 async def test_one_whole_body_comes_in_one_piece() -> None:

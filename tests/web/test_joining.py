@@ -3,9 +3,10 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from time import monotonic, time
+from typing import Any
 
 import pytest
 
@@ -135,7 +136,7 @@ class Fleet:
         )
 
 
-Lose = Callable[[Fleet], "asyncio.Future[None]"]
+Lose = Callable[[Fleet], Coroutine[Any, Any, None]]
 
 
 @asynccontextmanager
