@@ -90,12 +90,17 @@ class Infer:
             heard = seat.frames(lambda: services.inference.stream(call))
             async with aclosing(heard):
                 async for frame in heard:
-                    if isinstance(frame, Tail) and (hit := seat.hit) is not None:
-                        self._render(exchange, asked, hit)
+                    if isinstance(frame, Tail):
+                        self._remember(exchange, asked, seat.hit)
                     yield frame
 
         relay = Relay(exchange, asked, 0, _keep_nothing)
         await relay.run(frames(), services.deadline_s)
+
+    def _remember(self, exchange: Exchange, asked: Asked, hit: Hit | None) -> None:
+        """Have the reply ready for these bytes, unless another listener has had them rendered."""
+        if hit and self._services.answers.lookup_near(exchange.raw_key) is None:
+            self._render(exchange, asked, hit)
 
     async def _miss(self, exchange: Exchange, asked: Asked, miss: Miss) -> None:
         services = self._services

@@ -1,6 +1,8 @@
 """Ingresses and a shard over real sockets: who generates, who listens, who leaves or dies when."""
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from time import monotonic
@@ -20,6 +22,7 @@ from tests.cache.world import (
     FINGERPRINT,
     GENERATED,
     MODEL,
+    SECRET,
     HandClock,
     at,
     report,
@@ -307,6 +310,67 @@ async def test_a_lost_leader_is_an_error_for_who_has_heard_something() -> None:
         assert isinstance(leader.task.exception(), EngineDied)
         assert engine.closed == 1
         await until(lambda: world.idle)
+
+
+INGRESS = """
+import asyncio, json, sys
+from time import monotonic
+from serve.cache.service import AnswerCache
+from serve.ports import Head
+from serve.settings import CacheSettings
+
+port, secret, model, native, lines = json.loads(sys.argv[1])
+
+async def where():
+    return "127.0.0.1", port, secret.encode()
+
+async def engine():
+    yield Head(200, "application/x-ndjson")
+    for line in lines:
+        yield line.encode()
+    await asyncio.Event().wait()
+
+async def main():
+    settings = CacheSettings(lease_s=60, lookup_timeout_s=5)
+    async with AnswerCache(settings, [where], clock=monotonic, now=monotonic) as ingress:
+        while not ingress.has_catalogue:
+            await asyncio.sleep(0.01)
+        found = await ingress.lookup("/api/generate", native, model=model, tenant="t")
+        print(found.reason, flush=True)
+        async for _ in found.seat.frames(engine):
+            pass
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("lines", [[], LINES[:1]])
+async def test_an_ingress_that_is_killed_frees_its_followers(lines: list[bytes]) -> None:
+    engine = ScriptedEngine(HEAD, *LINES, TAIL)
+    async with cluster(2) as world:
+        _, port = world.server._server.sockets[0].getsockname()  # type: ignore[union-attr]
+        asked = json.dumps(
+            [port, SECRET.decode(), MODEL, NATIVE, [line.decode() for line in lines]]
+        )
+        ingress = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", INGRESS, asked, stdout=asyncio.subprocess.PIPE
+        )
+        assert ingress.stdout is not None
+        assert await ingress.stdout.readline() == b"cold\n"
+        followers = [Listener(ingress, engine) for ingress in world.ingresses]
+        for follower in followers:
+            await follower.has(b"".join(lines))
+            await until(lambda follower=follower: follower.found is not None)  # type: ignore[misc]
+            assert follower.reason == "joined"
+        ingress.kill()
+        await ingress.communicate()
+        await asyncio.wait([follower.task for follower in followers])
+        for follower in followers:
+            assert isinstance(follower.task.exception(), EngineDied)
+        again = [Listener(ingress, engine) for ingress in world.ingresses]
+        for listener in again:
+            await listener.task
+        assert engine.begun == 1
 
 
 async def test_a_lost_shard_ends_no_generation_and_frees_its_followers() -> None:

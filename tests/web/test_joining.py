@@ -176,9 +176,11 @@ async def test_one_generation_for_every_dialect_and_form_on_every_ingress() -> N
         assert verdicts == [b"miss; reason=cold"] + [b"miss; reason=joined"] * 47
         counted = sum((meter.drain()[0] for meter in world.meters[1:]), world.meters[0].drain()[0])
         assert counted[Verdict("miss", "joined")] == 47
-        hit = world.ask(1)
-        assert (await hit.done()).body == native
-        assert hit.verdict.startswith(b"hit")
+        for ingress, verdict in ((0, b"hit; tier=near"), (1, b"hit; tier=shared")):
+            for form, body in zip(FORMS, (native, native_whole, events, completion), strict=True):
+                hit = world.ask(ingress, *form)
+                assert (await hit.done()).body == body
+                assert hit.verdict == verdict
 
 
 async def test_who_comes_late_gets_what_there_is_and_then_every_line() -> None:
