@@ -19,12 +19,12 @@ from serve.cache.link import CONNECT_WITHIN_S, Link, Passenger
 from serve.cache.protocol import (
     Answer,
     Ask,
-    Attend,
     Fill,
     Finish,
     Get,
     Hit,
     Join,
+    Leave,
     Miss,
     Purge,
     Purged,
@@ -79,9 +79,9 @@ class Ticket:
         """Returns when `fill` is worth another try, or the connection is gone."""
         await self._link.writable()
 
-    def attend(self, *, listens: bool) -> None:
-        """As a leader, say whether there are listeners here."""
-        self._link.tell(Attend(self._id, listens))
+    def leave(self) -> None:
+        """As a leader, say that nobody listens here any more."""
+        self._link.tell(Leave(self._id))
 
     def finish(self, ending: Ending) -> None:
         """Give up the seat: nothing more is heard of it."""

@@ -11,9 +11,10 @@ A flight is one generation of one key. Whoever asks for a key takes a seat. The 
    answer; the key is free in the same moment, so whoever asks next finds the answer in the store,
    or leads anew. The followers read on until they have the ending too.
 4. Leaving. A follower leaves by saying so, or by losing its connection. A leader whose own
-   listeners have left says so (`attend`) and goes on; it is told to stop (`DESERTED`) when nobody
+   listeners have left says so (`leave`) and goes on; it is told to stop (`DESERTED`) when nobody
    follows either. The shard alone decides that, and frees the key in the same moment: nobody can
-   join a flight that is about to be cancelled.
+   join a flight that is about to be cancelled. There is no coming back: who asks for the key where
+   it is led, after that, asks the shard, and follows like everybody else.
 5. Losing the leader. Its connection is lost, or it says that its generation was: every follower is
    told `LOST`, and the key is free. Followers whose clients have seen nothing ask once more, for
    themselves: one of them leads, the others follow it. The others show an error: what they have is
@@ -148,13 +149,13 @@ class Flights:
         if flight is not None:
             self._end(flight, ending)
         elif seat in self._followed:
-            self._leave(seat)
+            self._unfollow(seat)
 
-    def attend(self, seat: Seat, *, listens: bool) -> None:
-        """A leader says whether it has listeners of its own."""
+    def leave(self, seat: Seat) -> None:
+        """A leader's own listeners have left."""
         flight = self._led.get(seat)
         if flight is not None:
-            flight.leader_listens = listens
+            flight.leader_listens = False
             self._desert(flight)
 
     def lost(self, seats: Iterable[Seat]) -> None:
@@ -190,14 +191,14 @@ class Flights:
             return [], None
         pieces = flight.backlog.since(flight.followers[seat])
         if pieces is None:
-            self._leave(seat)
+            self._unfollow(seat)
             return [], LOST
         flight.followers[seat] = flight.backlog.end
         if flight.ending is not None:
-            self._leave(seat)
+            self._unfollow(seat)
         return pieces, flight.ending
 
-    def _leave(self, seat: Seat) -> None:
+    def _unfollow(self, seat: Seat) -> None:
         flight = self._followed.pop(seat)
         del flight.followers[seat]
         if flight.ending is None:

@@ -91,8 +91,6 @@ class Flight:
     def sit(self) -> None:
         """One more listener."""
         self._listeners += 1
-        if self._listeners == 1 and self._task is not None and self._ticket is not None:
-            self._ticket.attend(listens=True)
 
     def leave(self) -> None:
         """One listener less."""
@@ -102,10 +100,12 @@ class Flight:
         if self._task is None:  # asking, following, or about to lead
             self._give_up_seat()
             self._close(LOST)
-        elif self._ticket is not None:
-            self._ticket.attend(listens=False)
         else:
-            self._cancel()
+            self._owner.forget(self._question.key, self)
+            if self._ticket is not None:
+                self._ticket.leave()
+            else:
+                self._task.cancel()
 
     def start(self, start: Start) -> None:
         """Generate, if that is to be done here and nobody has begun."""
@@ -164,17 +164,13 @@ class Flight:
             return
         self._wake()
         if not self._listeners and self._task is not None and self.ending is None:
-            self._cancel()
+            self._owner.forget(self._question.key, self)
+            self._task.cancel()
 
     def _give_up_seat(self) -> None:
         if self._ticket is not None:
             self._ticket.finish(LOST)
             self._ticket = None
-
-    def _cancel(self) -> None:
-        self._owner.forget(self._question.key, self)
-        if self._task is not None:
-            self._task.cancel()
 
     def _close(self, ending: Ending) -> None:
         self.ending = ending

@@ -10,8 +10,9 @@ The shard's rules are in `serve.cache.flights`. Here, for each key that is being
    gather here, and every request of this key, however late, hears all of them in order.
 3. A leader's pieces go to the shard as fast as it takes them; nobody here waits for that.
 4. When the last listener here has left, a follower gives up its seat. A leader tells the shard, and
-   its generation is cancelled when the shard answers that nobody follows, or is gone. Until then a
-   new request may join again.
+   its generation is cancelled when the shard answers that nobody follows, or is gone. Who asks for
+   that key here meanwhile asks the shard, on the same connection and so after that news: it follows
+   the old generation, if that goes on, or leads a new one.
 5. A flight that lost its generation ends with `EngineDied`, for all its listeners alike. Those that
    have sent nothing to their clients ask once more (`serve.web.infer`).
 6. The whole answer is given to `keep` before its end is told to anybody.

@@ -107,11 +107,10 @@ class Fill(Struct, frozen=True, array_like=True, tag=9, gc=False):
     piece: bytes
 
 
-class Attend(Struct, frozen=True, array_like=True, tag=10, gc=False):
-    """From a leader: has it listeners of its own?"""
+class Leave(Struct, frozen=True, array_like=True, tag=10, gc=False):
+    """From a leader: its own listeners have left. It goes on until it hears `Closed`."""
 
     id: Id
-    listens: bool
 
 
 class Finish(Struct, frozen=True, array_like=True, tag=11, gc=False):
@@ -214,7 +213,7 @@ class Closed(Struct, frozen=True, array_like=True, tag=30, gc=False):
 
 
 Question = (
-    Hello | Get | Put | Reported | Subscribe | Renew | Ask | Purge | Join | Fill | Attend | Finish
+    Hello | Get | Put | Reported | Subscribe | Renew | Ask | Purge | Join | Fill | Leave | Finish
 )
 """What a shard may be told."""
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from serve.cache.flights import Seat
 from serve.cache.holdings import Holdings
 from serve.cache.protocol import (
-    Attend,
     Closed,
     Fill,
     Finish,
@@ -13,13 +12,14 @@ from serve.cache.protocol import (
     Hit,
     Join,
     Lead,
+    Leave,
     Miss,
     Pieces,
     write,
 )
 
-SEAT = (Join, Fill, Attend, Finish)
-SeatQuestion = Join | Fill | Attend | Finish
+SEAT = (Join, Fill, Leave, Finish)
+SeatQuestion = Join | Fill | Leave | Finish
 
 
 class Seats:
@@ -39,8 +39,8 @@ class Seats:
             self._join(question, seat, out)
         elif isinstance(question, Fill):
             self._flights.fill(seat, question.piece)
-        elif isinstance(question, Attend):
-            self._flights.attend(seat, listens=question.listens)
+        elif isinstance(question, Leave):
+            self._flights.leave(seat)
         else:
             self._taken.discard(question.id)
             self._flights.finish(seat, question.ending)

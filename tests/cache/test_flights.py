@@ -90,7 +90,7 @@ def test_a_lost_leader_ends_the_flight(flights: Flights, pieces: list[bytes]) ->
 def test_a_flight_ends_when_nobody_listens(flights: Flights) -> None:
     flights.join(KEY, ONE)
     flights.join(KEY, TWO)
-    flights.attend(ONE, listens=False)
+    flights.leave(ONE)
     assert not flights.news()
     flights.finish(TWO, LOST)
     assert flights.news() == {ONE}
@@ -99,25 +99,26 @@ def test_a_flight_ends_when_nobody_listens(flights: Flights) -> None:
     assert flights.join(KEY, THREE) == "lead"
     flights.fill(ONE, b"late")
     flights.finish(ONE, DONE)
-    flights.attend(ONE, listens=True)
+    flights.leave(ONE)
     assert flights.join(KEY, TWO) == "follow"
     assert flights.pull(TWO) == ([], None)
 
 
 def test_a_leader_without_followers_is_told_at_once(flights: Flights) -> None:
     flights.join(KEY, ONE)
-    flights.attend(ONE, listens=False)
+    flights.leave(ONE)
     assert flights.pull(ONE) == ([], DESERTED)
 
 
-def test_a_leader_whose_listeners_come_back_goes_on(flights: Flights) -> None:
+def test_who_comes_back_to_where_it_is_led_follows(flights: Flights) -> None:
     flights.join(KEY, ONE)
     flights.join(KEY, TWO)
-    flights.attend(ONE, listens=False)
-    flights.attend(ONE, listens=True)
+    flights.leave(ONE)
+    assert flights.join(KEY, (1, 2)) == "follow"
     flights.finish(TWO, LOST)
     assert not flights.news()
-    assert flights.join(KEY, THREE) == "follow"
+    flights.fill(ONE, b"a")
+    assert flights.pull((1, 2)) == ([b"a"], None)
 
 
 def test_the_lease_ends_what_nobody_reports(flights: Flights, clock: HandClock) -> None:
@@ -214,7 +215,6 @@ class Interleavings(RuleBasedStateMachine):
         self.sent: dict[Seat, list[bytes]] = {}
         self.ended: dict[Seat, Ending] = {}
         self.got: dict[Seat, list[bytes]] = {}
-        self.absent: set[Seat] = set()
         self.generations: Counter[bytes] = Counter()
         self.over: Counter[bytes] = Counter()
         self.numbers = 0
@@ -257,11 +257,10 @@ class Interleavings(RuleBasedStateMachine):
             self.end(seat, ending)
         self.following.discard(seat)
 
-    @rule(seat=seats, listens=st.booleans())
-    def attend(self, seat: Seat, *, listens: bool) -> None:
+    @rule(seat=seats)
+    def leave(self, seat: Seat) -> None:
         if seat in self.leading:
-            self.flights.attend(seat, listens=listens)
-            (self.absent.discard if listens else self.absent.add)(seat)
+            self.flights.leave(seat)
 
     @rule(target=seats, connection=st.integers(1, 4))
     def die(self, connection: int) -> object:
@@ -318,7 +317,6 @@ class Interleavings(RuleBasedStateMachine):
 
     def end(self, seat: Seat, ending: Ending) -> None:
         self.leading.discard(seat)
-        self.absent.discard(seat)
         self.ended[seat] = ending
         self.over[self.key[seat]] += 1
 

@@ -7,7 +7,6 @@ from serve.cache.protocol import (
     MALFORMED,
     Answer,
     Ask,
-    Attend,
     Closed,
     Fill,
     Finish,
@@ -18,6 +17,7 @@ from serve.cache.protocol import (
     Hit,
     Join,
     Lead,
+    Leave,
     Miss,
     Pieces,
     Purge,
@@ -48,7 +48,7 @@ QUESTIONS: list[Question] = [
     Purge(5, "m"),
     Join(6, KEY, may_read=True),
     Fill(6, b"piece"),
-    Attend(6, listens=False),
+    Leave(6),
     Finish(6, Ending("overloaded", "busy")),
 ]
 ANSWERS: list[Answer] = [
