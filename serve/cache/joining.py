@@ -23,6 +23,7 @@ A listener is ended with the same error if it is more than a whole backlog behin
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine
+from contextvars import Context
 from typing import Any
 
 from serve.cache.flights import DONE
@@ -134,7 +135,9 @@ class Joining:
 
     def own(self, generation: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a flight's generation."""
-        task = self.loop.create_task(generation)
+        # In a context of its own: by the request's, Ray Serve would know the generation as that
+        # request's child, and cancel it when the first client leaves.
+        task = self.loop.create_task(generation, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextvars import ContextVar
 from time import monotonic
 from typing import Any, Self
 
@@ -205,6 +206,22 @@ async def test_the_leaders_client_may_leave() -> None:
         again = Listener(world.ingresses[0], engine)
         await again.task
         assert again.reason == "hit"
+
+
+async def test_a_generation_is_in_no_requests_context() -> None:
+    request: ContextVar[str] = ContextVar("request", default="none")
+    seen: list[str] = []
+
+    class Engine(ScriptedEngine):
+        async def stream(self) -> AsyncGenerator[Frame, None]:
+            seen.append(request.get())
+            async for frame in super().stream():
+                yield frame
+
+    async with cluster(1) as world:
+        request.set("the first client's")
+        await Listener(world.ingresses[0], Engine(HEAD, *LINES, TAIL)).task
+    assert seen == ["none"]
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
