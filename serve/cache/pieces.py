@@ -1,8 +1,9 @@
 """An answer on its way to several listeners: frames cut into pieces, and pieces said to each.
 
 A flight brings pieces. The first has the head and what came with it, so that whoever has heard
-anything knows status and bytes; the last has the tail. Pieces that waited are merged into one.
-Listeners get native frames and render them for themselves, each in its own spelling of the model.
+anything knows status and bytes; the last has the tail, or what failed. Pieces that waited are
+merged into one. Listeners get native frames and render them for themselves, each in its own
+spelling of the model.
 """
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -10,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 import msgspec
 from msgspec import Struct
 
-from serve.ports import Frame, Head, Tail
+from serve.ports import Failed, Frame, Head, Tail
 from serve.wire.gojson import dumps
 
 _NDJSON = "application/x-ndjson"
@@ -23,6 +24,7 @@ class Piece(Struct, frozen=True, array_like=True, gc=False):
     head: Head | None = None
     tail: Tail | None = None
     spelled: str = ""
+    failed: Failed | None = None
 
     def pack(self) -> bytes:
         """The piece as bytes."""
@@ -44,7 +46,8 @@ def merged(pieces: Sequence[Piece]) -> Piece:
     if len(pieces) == 1:
         return pieces[0]
     first, last = pieces[0], pieces[-1]
-    return Piece(b"".join(piece.data for piece in pieces), first.head, last.tail, first.spelled)
+    data = b"".join(piece.data for piece in pieces)
+    return Piece(data, first.head, last.tail, first.spelled, last.failed)
 
 
 async def cut(frames: AsyncGenerator[Frame, None], spelled: str) -> AsyncGenerator[Piece, None]:
@@ -55,8 +58,9 @@ async def cut(frames: AsyncGenerator[Frame, None], spelled: str) -> AsyncGenerat
         if isinstance(frame, Head):
             head = frame
             whole = None if is_lines(head) else []
-        elif isinstance(frame, Tail):
-            yield Piece(b"".join(whole or ()), head, frame, spelled if head else "")
+        elif isinstance(frame, Tail | Failed):
+            tail, failed = (frame, None) if isinstance(frame, Tail) else (None, frame)
+            yield Piece(b"".join(whole or ()), head, tail, spelled if head else "", failed)
             return
         elif whole is not None:
             whole.append(frame)
@@ -88,6 +92,8 @@ class Spelling:
             yield self._data(piece.data)
         if piece.tail is not None:
             yield piece.tail
+        if piece.failed is not None:
+            yield piece.failed
 
     def _data(self, data: bytes) -> bytes:
         if self._theirs == self._spelled:

@@ -16,7 +16,7 @@ from serve.cache.pieces import Piece, Spelling, cut, merged, unpack
 from serve.cache.service import AnswerCache
 from serve.cache.shard import ShardServer
 from serve.errors import EngineDied, EngineNotReady, Overloaded, Unforeseen
-from serve.ports import Frame, Head, Tail
+from serve.ports import Failed, Frame, Head, Tail
 from serve.settings import CacheSettings
 from tests.cache.world import (
     DIGEST,
@@ -39,6 +39,7 @@ NATIVE: dict[str, Any] = {
 SETTINGS = CacheSettings(lease_s=60, lookup_timeout_s=5, catalogue_poll_s=0.02)
 HEAD = Head(200, "application/x-ndjson")
 TAIL = Tail(DIGEST, DIGEST, FINGERPRINT)
+FAILED = Failed("it broke")
 LINES = [line + b"\n" for line in GENERATED]
 Step = Frame | Exception | asyncio.Event
 
@@ -635,6 +636,8 @@ async def test_pieces_say_what_the_frames_said() -> None:
     [
         ([], []),
         ([HEAD], [Piece(b"", HEAD, None, "m")]),
+        ([HEAD, FAILED], [Piece(b"", HEAD, None, "m", FAILED)]),
+        ([HEAD, b"a\n", FAILED], [Piece(b"a\n", HEAD, None, "m"), Piece(failed=FAILED)]),
         ([HEAD, TAIL], [Piece(b"", HEAD, TAIL, "m")]),
         ([HEAD, b"a\n", TAIL], [Piece(b"a\n", HEAD, None, "m"), Piece(b"", None, TAIL)]),
     ],

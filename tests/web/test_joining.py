@@ -12,8 +12,8 @@ import pytest
 
 from serve.cache.service import AnswerCache
 from serve.cache.shard import ShardServer
-from serve.errors import EngineDied, Overloaded
-from serve.ports import Call, Frame, Head, Tail
+from serve.errors import RUNNER_DIED, EngineDied, Overloaded
+from serve.ports import Call, Failed, Frame, Head, Tail
 from serve.settings import AuthSettings, CacheSettings
 from serve.web.app import create_app
 from serve.web.gateway import Gateway
@@ -313,9 +313,10 @@ async def test_a_replica_that_is_lost_again_is_an_error_for_all() -> None:
         assert len(world.pool.calls) <= 4
 
 
-async def test_a_replica_lost_in_mid_stream_is_everybodys_last_line() -> None:
+@pytest.mark.parametrize("last", [EngineDied(), Failed(RUNNER_DIED)])
+async def test_a_replica_lost_in_mid_stream_is_everybodys_last_line(last: Step) -> None:
     gate = asyncio.Event()
-    async with fleet([NDJSON, ANSWER[0], gate, EngineDied()]) as world:
+    async with fleet([NDJSON, ANSWER[0], gate, last]) as world:
         clients = [await world.heard(world.ask(number), ANSWER[0]) for number in (0, 1, 1)]
         gate.set()
         for client in clients:
