@@ -12,6 +12,7 @@ A cached request, in reading order:
     cache/key.py          what a request means, as 16 bytes
     cache/shard.py        the shared store behind its socket
 
-And a miss goes on: web/relay.py → deployments/handles.py → deployments/inference.py →
-ollama/supervisor.py → ollama/client.py → the engine (embedded/, or a real Ollama).
+And a miss goes on: cache/joining.py (who generates it) → web/relay.py → deployments/handles.py →
+deployments/inference.py → ollama/supervisor.py → ollama/client.py → the engine (embedded/, or a
+real Ollama).
 """

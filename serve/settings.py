@@ -223,8 +223,13 @@ class CacheSettings(Section):
     shards: Annotated[int, Field(ge=1, le=64)] = 1
     """Cache actors."""
 
-    lookup_timeout_s: Annotated[Seconds, Field(gt=0)] = 0.02
-    """How long a look-up in a shard may take before it counts as a miss."""
+    lookup_timeout_s: Annotated[Seconds, Field(gt=0)] = 0.25
+    """How long a shard may take to say whether it has an answer, or who generates it, before it
+    counts as a miss; a connection that is lost is one at once."""
+
+    join_sampled: bool = False
+    """May identical requests that run at the same time share one answer even if it is sampled, and
+    so is never kept? Answers that may be kept are shared always."""
 
     catalogue_poll_s: Annotated[Seconds, Field(gt=0)] = 1
     """How often each replica reads its engine's list of models: a tag changed behind Rayllama's

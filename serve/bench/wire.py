@@ -72,7 +72,7 @@ class Connection:
         while b"\r\n\r\n" not in data:
             data += _read(wire)
         raw, _, rest = data.partition(b"\r\n\r\n")
-        status, headers = _head(raw)
+        status, headers = parse_head(raw)
         chunked = headers.get("transfer-encoding") == "chunked"
         length = int(headers.get("content-length", "0"))
         while not rest and (chunked or length):
@@ -81,7 +81,7 @@ class Connection:
         while not (rest.endswith(b"0\r\n\r\n") if chunked else len(rest) >= length):
             rest += _read(wire)
         whole = perf_counter() - began
-        return Answer(status, headers, _unchunked(rest) if chunked else rest, first, whole)
+        return Answer(status, headers, unchunked(rest) if chunked else rest, first, whole)
 
 
 def _read(wire: socket.socket) -> bytes:
@@ -91,13 +91,15 @@ def _read(wire: socket.socket) -> bytes:
     return data
 
 
-def _head(raw: bytes) -> tuple[int, dict[str, str]]:
+def parse_head(raw: bytes) -> tuple[int, dict[str, str]]:
+    """Status and headers, names in lower case."""
     first, *lines = raw.decode("latin-1").split("\r\n")
     pairs = (line.partition(":") for line in lines)
     return int(first.split()[1]), {name.lower(): value.strip() for name, _, value in pairs}
 
 
-def _unchunked(data: bytes) -> bytes:
+def unchunked(data: bytes) -> bytes:
+    """The body that came in these chunks, the last one too."""
     parts = []
     while data:
         size, _, data = data.partition(b"\r\n")

@@ -16,7 +16,7 @@ def entry_of(
     """The entry of an answer that was made from what the question is about."""
     return Entry(
         model=question.model,
-        spelled=spelled(question),
+        spelled=question.spelled,
         digest=question.digest,
         fingerprint=question.fingerprint,
         status=200,
@@ -36,11 +36,11 @@ def answer_of(question: Question, packed: bytes) -> Entry | None:
         if not _is_of(question, entry):
             return None
         if entry.content_type == VECTOR_TYPE:
-            body = vectors.join(spelled(question), [vectors.unpack(entry.lines)])
+            body = vectors.join(question.spelled, [vectors.unpack(entry.lines)])
             return entry_of(question, JSON_TYPE, entry.stored_at, [body])
     except ValueError:
         return None
-    return entry.spelled_as(spelled(question))
+    return entry.spelled_as(question.spelled)
 
 
 def vector_of(question: Question, packed: bytes) -> tuple[Vector, float] | None:
@@ -52,11 +52,6 @@ def vector_of(question: Question, packed: bytes) -> tuple[Vector, float] | None:
         return vectors.unpack(entry.lines), entry.stored_at
     except ValueError:
         return None
-
-
-def spelled(question: Question) -> str:
-    """The model's name in the caller's spelling."""
-    return str(question.native.get("model", ""))
 
 
 def _is_of(question: Question, entry: Entry) -> bool:

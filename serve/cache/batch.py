@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from msgspec import structs
 
 from serve.cache import vectors
-from serve.cache.answer import JSON_TYPE, entry_of, spelled, vector_of
+from serve.cache.answer import JSON_TYPE, entry_of, vector_of
 from serve.cache.entry import VECTOR_TYPE, Entry
 from serve.cache.key import request_key
 from serve.cache.outcome import Batch, Dropped, Hit, Miss, Question
@@ -123,7 +123,7 @@ async def _joined(question: Question, batch: Batch, more: Made, now: float) -> E
     known = {**batch.known, **more}
     parts = [known[text] for text in batch.texts]
     size = sum(len(vector.data) for vector in parts)
-    body = await _off_loop(size, vectors.join, spelled(question), parts)
+    body = await _off_loop(size, vectors.join, question.spelled, parts)
     return entry_of(question, JSON_TYPE, min(batch.since, now), [body])
 
 

@@ -14,12 +14,17 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
-from serve.cache.link import CONNECT_WITHIN_S, Link
+from serve.cache.flights import Ending
+from serve.cache.link import CONNECT_WITHIN_S, Link, Passenger
 from serve.cache.protocol import (
     Answer,
     Ask,
+    Fill,
+    Finish,
     Get,
     Hit,
+    Join,
+    Leave,
     Miss,
     Purge,
     Purged,
@@ -57,6 +62,31 @@ class Watcher(Protocol):
     def renewed(self, epoch: int, asked_at: float) -> None:
         """The shard said, some time after `asked_at`, that this is still its epoch."""
         ...
+
+
+class Ticket:
+    """A seat in a flight, on the connection that it was taken on."""
+
+    def __init__(self, link: Link, ask_id: int) -> None:
+        self._link = link
+        self._id = ask_id
+
+    def fill(self, piece: bytes) -> bool:
+        """As a leader, send a piece; an empty one shows that we live. False if it must wait."""
+        return self._link.send(Fill(self._id, piece))
+
+    async def writable(self) -> None:
+        """Returns when `fill` is worth another try, or the connection is gone."""
+        await self._link.writable()
+
+    def leave(self) -> None:
+        """As a leader, say that nobody listens here any more."""
+        self._link.tell(Leave(self._id))
+
+    def finish(self, ending: Ending) -> None:
+        """Give up the seat: nothing more is heard of it."""
+        self._link.alight(self._id)
+        self._link.tell(Finish(self._id, ending))
 
 
 class ShardClient:
@@ -99,6 +129,17 @@ class ShardClient:
             return answer.packed
         _expect(answer, Miss)
         return None
+
+    def join(self, key: bytes, passenger: Passenger, *, may_read: bool) -> Ticket:
+        """Ask for an answer or a seat in its flight; the passenger is called with what comes.
+
+        Raises `CacheUnavailable`.
+        """
+        link = self._connected()
+        join = Join(link.next_id(), key, may_read)
+        if not link.join(join, passenger):
+            raise CacheUnavailable("the cache shard does not keep up")
+        return Ticket(link, join.id)
 
     def put(self, put: Put) -> bool:
         """Send an entry to be stored. False if it was dropped."""

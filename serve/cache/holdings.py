@@ -12,10 +12,14 @@ import sys
 from collections import Counter
 
 from serve.cache.catalogue import POLLS_A_REPORT_LIVES, Registry
+from serve.cache.flights import Flights
 from serve.cache.protocol import Put, Stats
 from serve.cache.store import Store, Stored
 from serve.ports import Clock, Report
 from serve.settings import CacheSettings
+
+LEASES_A_FLIGHT_LIVES = 5
+"""How long a leader may be silent, in `cache.lease_s`: longer than a busy event loop stalls."""
 
 
 class Holdings:
@@ -28,6 +32,7 @@ class Holdings:
         self._hits = self._misses = self._stored = 0
         self._refused: Counter[str] = Counter()
         self.store = Store(settings, self._max_bytes, clock)
+        self.flights = Flights(clock, LEASES_A_FLIGHT_LIVES * settings.lease_s)
         self.registry = Registry(POLLS_A_REPORT_LIVES * settings.catalogue_poll_s)
         # Random, so that an ingress can tell a new shard from the one that it knew.
         self.generation = secrets.randbits(48)
@@ -70,8 +75,9 @@ class Holdings:
         return self.registry.report(report, self._clock()) is not None
 
     def tick(self) -> bool:
-        """Forget silent replicas and expired entries. Did that change the view?"""
+        """Forget silent replicas and leaders, and expired entries. Did that change the view?"""
         self.store.sweep()
+        self.flights.expire()
         return self.registry.expire(self._clock()) is not None
 
     def purge(self, model: str = "") -> int:
@@ -93,4 +99,7 @@ class Holdings:
             evicted=dict(self.store.evictions),
             replicas=self.registry.replicas,
             subscribers=subscribers,
+            flights=self.flights.count,
+            led=self.flights.led,
+            joined=self.flights.joined,
         )

@@ -1,5 +1,8 @@
 """One connection to a shard: questions out, answers matched by their ids, news passed on.
 
+Questions that have one answer are awaited (`ask`). A seat in a flight hears many: it is taken with
+`join`, and its passenger is called with each, in order, and with the loss of the connection.
+
 Questions asked in the same turn of the event loop leave in one write, and answers that came
 together are handed out together; that, and no task per question, makes a look-up cheap.
 """
@@ -8,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from itertools import count
-from typing import cast
+from typing import Protocol, cast
 
 from serve.cache.protocol import (
     MALFORMED,
@@ -16,9 +19,17 @@ from serve.cache.protocol import (
     VERSION,
     Answer,
     Ask,
+    Closed,
+    Follow,
     Frames,
     Get,
     Hello,
+    Hit,
+    Join,
+    Lead,
+    Miss,
+    News,
+    Pieces,
     Purge,
     Question,
     Renew,
@@ -37,6 +48,22 @@ _UNSENT_BYTES = 4 << 20
 """What may wait for the shard to read it, beside one more write; then asking and storing fail."""
 
 
+_NEWS = (Hit, Miss, Lead, Follow, Pieces, Closed)
+_LAST = (Hit, Miss, Closed)
+
+
+class Passenger(Protocol):
+    """Who has a seat in a flight."""
+
+    def heard(self, news: News) -> None:
+        """Each thing that the shard says of the seat, in order."""
+        ...
+
+    def lost(self) -> None:
+        """The connection is gone, and the seat with it."""
+        ...
+
+
 class Link(asyncio.Protocol):
     """One connection, as an asyncio protocol. `pushed` gets what the shard says unasked."""
 
@@ -46,8 +73,10 @@ class Link(asyncio.Protocol):
         self._frames = Frames(MAX_FRAME_BYTES)
         self._ids = count(1)
         self._asked: dict[int, tuple[asyncio.Future[Answer], asyncio.TimerHandle]] = {}
+        self._aboard: dict[int, Passenger] = {}
         self._out = bytearray()
         self._is_paused = False
+        self._resumed = asyncio.Event()
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def next_id(self) -> int:
@@ -70,9 +99,29 @@ class Link(asyncio.Protocol):
             self._give_up(question.id, "the cache shard does not keep up")
         return await answer
 
+    def join(self, join: Join, passenger: Passenger) -> bool:
+        """Ask for a seat in a flight. False if too much waits: then nobody calls."""
+        if not self.send(join):
+            return False
+        self._aboard[join.id] = passenger
+        return True
+
+    def alight(self, ask_id: int) -> None:
+        """Call this passenger no more."""
+        self._aboard.pop(ask_id, None)
+
     def send(self, message: Question) -> bool:
         """Send with whatever else is said in this turn of the loop. False if too much waits."""
-        if self._is_paused or self.lost.done():
+        return not self._is_paused and self.tell(message)
+
+    async def writable(self) -> None:
+        """Returns when it is worth while to send again, or the connection is gone."""
+        if self._is_paused and not self.lost.done():
+            await self._resumed.wait()
+
+    def tell(self, message: Question) -> bool:
+        """Send something short, however much waits. False if the connection is gone."""
+        if self.lost.done():
             return False
         if not self._out:
             self._loop.call_soon(self._flush)
@@ -95,6 +144,10 @@ class Link(asyncio.Protocol):
         self.lost.set_result(None)
         for ask_id in list(self._asked):
             self._give_up(ask_id, "the cache shard is gone")
+        aboard, self._aboard = self._aboard, {}
+        for passenger in aboard.values():
+            passenger.lost()
+        self._resume()
 
     def pause_writing(self) -> None:
         """The shard does not read."""
@@ -103,6 +156,7 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The shard reads again."""
         self._is_paused = False
+        self._resume()
 
     def data_received(self, data: bytes) -> None:
         """Hand each answer to who asked."""
@@ -121,6 +175,11 @@ class Link(asyncio.Protocol):
             timer.cancel()
             if not future.done():
                 future.set_result(answer)
+        elif isinstance(answer, _NEWS) and ask_id in self._aboard:
+            passenger = self._aboard[ask_id]
+            if isinstance(answer, _LAST):
+                del self._aboard[ask_id]
+            passenger.heard(answer)
         elif isinstance(answer, Viewed) and ask_id == 0:
             self._pushed(answer)
         elif ask_id == 0:
@@ -139,6 +198,10 @@ class Link(asyncio.Protocol):
         timer.cancel()
         if not future.done():
             future.set_exception(CacheUnavailable(why))
+
+    def _resume(self) -> None:
+        self._resumed.set()
+        self._resumed.clear()
 
     def _flush(self) -> None:
         out, self._out = self._out, bytearray()

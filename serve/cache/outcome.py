@@ -1,13 +1,14 @@
 """What the cache says of one request: a hit or a miss, and every reason that there is."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
 from serve.cache.entry import Entry
 from serve.cache.policy import Bypass, Unworthy
 from serve.cache.vectors import Vector
+from serve.ports import Frame
 
 Missed = Literal[
     "cold",  # nobody asked before, or it has left
@@ -16,6 +17,7 @@ Missed = Literal[
     "unavailable",  # the shard did not answer in time
     "no-catalogue",  # no shard has vouched for the models' digests lately
     "unlisted",  # no engine lists the model, or they disagree about it
+    "joined",  # the same is being generated just now: what it brings is passed on
     "mixed-engines",  # the engines differ in version or settings
 ]
 Dropped = (
@@ -42,6 +44,11 @@ class Question(Struct, frozen=True):
     is_plain: bool
     """No cache controls: the reply may be given again to the same bytes."""
     tenant: str = ""
+
+    @property
+    def spelled(self) -> str:
+        """The model as the caller spells it."""
+        return str(self.native.get("model", ""))
 
 
 class Hit(Struct, frozen=True):
@@ -72,11 +79,32 @@ class Batch(Struct, frozen=True):
         return not self.known and len(set(self.texts)) == len(self.texts)
 
 
+class Listening(Protocol):
+    """A seat in a flight: whoever gets one must leave it (`serve.cache.joining`)."""
+
+    @property
+    def hit(self) -> Hit | None:
+        """The whole answer, if it was generated here and kept; known when its tail comes."""
+        ...
+
+    def frames(
+        self, start: Callable[[], AsyncGenerator[Frame, None]]
+    ) -> AsyncGenerator[Frame, None]:
+        """The answer from its beginning; `start` generates it, where that is to be done here."""
+        ...
+
+    def leave(self) -> None:
+        """Listen no more."""
+        ...
+
+
 class Miss(Struct, frozen=True):
     """No answer from memory: `kind` and `reason` as `X-Rayllama-Cache` tells them.
 
     `question` is None where the engine's answer must not be kept. `is_final`: the request says
     `only-if-cached`, so no engine may be asked. `batch`: ask the engine for what is missing alone.
+    With a `seat` the answer is heard there, and kept by who generates it; without one, ask the
+    engine and `fill`.
     """
 
     kind: Literal["miss", "bypass"]
@@ -84,3 +112,4 @@ class Miss(Struct, frozen=True):
     question: Question | None = None
     is_final: bool = False
     batch: Batch | None = None
+    seat: Listening | None = None

@@ -5,6 +5,9 @@ A frame is four bytes of length, big-endian, and one message in msgpack. A conne
 any time; an answer carries the `id` of what it answers, and answers may come in any order. What the
 shard sends of its own accord has the id 0.
 
+`Join` takes a seat in a flight (`serve.cache.flights`): all that either side says of it afterwards
+carries the `id` of the `Join`.
+
 Whatever is malformed, too long or out of turn ends the connection and nothing else: a connection is
 cheap, and its other end comes back.
 """
@@ -15,6 +18,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from serve.cache.flights import Ending
 from serve.ports import CatalogueView, Report
 
 VERSION = 1
@@ -87,6 +91,35 @@ class Purge(Struct, frozen=True, array_like=True, tag=7, gc=False):
     model: str
 
 
+class Join(Struct, frozen=True, array_like=True, tag=8, gc=False):
+    """Is there an answer, or who generates it? → `Hit`, `Lead`, `Follow`, or `Miss`: generate it
+    yourself, tell nobody. Without `may_read` no stored answer will do."""
+
+    id: Id
+    key: Key
+    may_read: bool
+
+
+class Fill(Struct, frozen=True, array_like=True, tag=9, gc=False):
+    """From a leader: the next piece of the answer; an empty one shows that it lives."""
+
+    id: Id
+    piece: bytes
+
+
+class Leave(Struct, frozen=True, array_like=True, tag=10, gc=False):
+    """From a leader: its own listeners have left. It goes on until it hears `Closed`."""
+
+    id: Id
+
+
+class Finish(Struct, frozen=True, array_like=True, tag=11, gc=False):
+    """From a leader: how its flight ended. From a follower: it leaves."""
+
+    id: Id
+    ending: Ending
+
+
 class Welcome(Struct, frozen=True, array_like=True, tag=20, gc=False):
     """The secret was right."""
 
@@ -123,7 +156,10 @@ class Renewed(Struct, frozen=True, array_like=True, tag=24, gc=False):
 
 
 class Stats(Struct, frozen=True, array_like=True, tag=25):
-    """A shard's holdings, and its counts since it started."""
+    """A shard's holdings, and its counts since it started.
+
+    `flights`: generations that run now; `led`, `joined`: seats given, to leaders and to followers.
+    """
 
     id: int
     entries: int
@@ -136,6 +172,9 @@ class Stats(Struct, frozen=True, array_like=True, tag=25):
     evicted: dict[str, int]
     replicas: int
     subscribers: int
+    flights: int = 0
+    led: int = 0
+    joined: int = 0
 
 
 class Purged(Struct, frozen=True, array_like=True, tag=26, gc=False):
@@ -145,13 +184,46 @@ class Purged(Struct, frozen=True, array_like=True, tag=26, gc=False):
     entries: int
 
 
-Question = Hello | Get | Put | Reported | Subscribe | Renew | Ask | Purge
+class Lead(Struct, frozen=True, array_like=True, tag=27, gc=False):
+    """Generate it, and show at least every third of `lease_s` that you live. May be followed by
+    `Closed`: nobody follows any more, or the lease has ended."""
+
+    id: int
+    lease_s: float
+
+
+class Follow(Struct, frozen=True, array_like=True, tag=28, gc=False):
+    """Somebody generates it: `Pieces` come, from the first one on, and at last `Closed`."""
+
+    id: int
+
+
+class Pieces(Struct, frozen=True, array_like=True, tag=29, gc=False):
+    """What the leader has sent since the last ones."""
+
+    id: int
+    pieces: list[bytes]
+
+
+class Closed(Struct, frozen=True, array_like=True, tag=30, gc=False):
+    """The last word on a seat."""
+
+    id: int
+    ending: Ending
+
+
+Question = (
+    Hello | Get | Put | Reported | Subscribe | Renew | Ask | Purge | Join | Fill | Leave | Finish
+)
 """What a shard may be told."""
 
-Found = Hit | Miss
-"""The answers to `Get`. Single flight adds two: lead this generation, or follow that one."""
+Found = Hit | Miss | Lead | Follow
+"""The answers to `Join`; `Get` has the first two."""
 
-Answer = Welcome | Found | Viewed | Renewed | Stats | Purged
+News = Found | Pieces | Closed
+"""What a seat hears."""
+
+Answer = Welcome | Viewed | Renewed | Stats | Purged | News
 """What a shard may say."""
 
 _encoder = msgspec.msgpack.Encoder()

@@ -5,19 +5,18 @@ A request goes through it like this:
 - `lookup_near(raw_key)`: bytes that were answered before, if that answer is still current.
 - `lookup(…)`: the request's meaning. A `Hit`, or a `Miss` that says why, and under which digest the
   answer must be made to be kept.
+- `Miss.seat`: where the answer is heard, generated once for everybody who asks for it meanwhile.
 - `fill(miss, …)`: the engine's answer, kept if it ended well and its digest never changed.
 - `remember(raw_key, hit, …)`: the reply as it went out, for the next request of the same bytes.
 
 Everything that can go wrong with a shard is a miss. While no shard has vouched for the catalogue
 within the last lease, nothing is looked up or kept at all.
-
-The one place where identical requests will be joined is `_ask`: there a shard will say, beside hit
-and miss, who leads the generation and who follows it.
 """
 
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,8 +27,10 @@ from serve.cache.answer import answer_of, entry_of
 from serve.cache.batch import Batches
 from serve.cache.catalogue import Catalogue
 from serve.cache.client import Resolve
-from serve.cache.control import Controls, controls
+from serve.cache.control import NO_CONTROLS, Controls, controls
 from serve.cache.entry import MAX_UNPACKED_BYTES, Entry
+from serve.cache.flights import MAX_FLIGHT_BYTES
+from serve.cache.joining import Joining
 from serve.cache.key import request_key
 from serve.cache.near import Near, NearReply
 from serve.cache.outcome import Dropped, Hit, Miss, Question
@@ -82,6 +83,11 @@ class AnswerCache:
         self._batches = Batches(
             self.shards.get, self._send, timeout_s=settings.lookup_timeout_s, now=now
         )
+        self.joining = Joining(
+            self.shards,
+            ask_within_s=settings.lookup_timeout_s,
+            max_bytes=max(MAX_FLIGHT_BYTES, self._keep_bytes),
+        )
 
     async def __aenter__(self) -> Self:
         await self.shards.__aenter__()
@@ -93,6 +99,7 @@ class AnswerCache:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        await self.joining.stop()
         await self.shards.__aexit__(kind, error, trace)
 
     @property
@@ -139,9 +146,11 @@ class AnswerCache:
         if isinstance(question, Question):
             if cache_control or pragma:
                 question = structs.replace(question, is_plain=False)
-            found = await self._find(question)
+            found = await self._find(question, joins=not asked.only_if_cached)
             if asked.refuses(self._now() - batch.stored_at(found)):
                 found = Miss("miss", "too-old", question)
+        elif self._is_shared(question, asked):
+            found = await self._share(self._question(route, native, model, tenant))
         else:
             found = question
         if asked.only_if_cached and isinstance(found, Miss):
@@ -162,10 +171,18 @@ class AnswerCache:
         question = structs.replace(question, is_plain=False)
         return Miss("bypass", verdict.reason or "policy", question)
 
+    def _is_shared(self, miss: Miss, asked: Controls) -> bool:
+        """May those who ask for the same sample at the same time get the same?"""
+        return miss.reason == "sampled" and self._settings.join_sampled and asked == NO_CONTROLS
+
     def keep_bytes(self, miss: Miss) -> int:
         """How much of the engine's answer to keep for `fill`; 0 if it must not be kept."""
         if miss.question is None:
             return 0
+        return self._keep_bytes
+
+    @property
+    def _keep_bytes(self) -> int:
         return min(MAX_UNPACKED_BYTES, _UNPACKED_TO_PACKED * self._settings.max_entry_bytes)
 
     def fill(
@@ -276,18 +293,40 @@ class AnswerCache:
             self.dropped["unsent"] += 1
         return None
 
-    async def _find(self, question: Question) -> Hit | Miss:
+    async def _find(self, question: Question, *, joins: bool) -> Hit | Miss:
         """Look a batch up by its inputs; all else, and a batch that is all new, by its key."""
-        return await self._batches.find(question) or await self._ask(question)
+        found = await self._batches.find(question)
+        if found is None:
+            found = await (self._sit(question) if joins else self._ask(question))
+        return found
 
     async def _ask(self, question: Question) -> Hit | Miss:
-        """Ask the shard that has this key."""
+        """Ask the shard that has this key, for an entry alone."""
         try:
             packed = await self.shards.get(question.key, self._settings.lookup_timeout_s)
         except CacheUnavailable:
             return Miss("miss", "unavailable", question)
         entry = None if packed is None else answer_of(question, packed)
         return Miss("miss", "cold", question) if entry is None else Hit(entry, question)
+
+    async def _sit(self, question: Question) -> Hit | Miss:
+        """An entry, or a seat in the flight that will bring one."""
+        seat = self.joining.sit(question, partial(self.fill, Miss("miss", "cold", question)))
+        packed = await seat.found()
+        if packed is None:
+            return Miss("miss", seat.reason, question, seat=seat)
+        entry = answer_of(question, packed)
+        return Miss("miss", "cold", question) if entry is None else Hit(entry, question)
+
+    async def _share(self, question: Question | Miss) -> Miss:
+        """A seat in a flight whose answer nobody keeps."""
+        if isinstance(question, Miss):
+            return question
+        seat = self.joining.sit(question, None)
+        await seat.found()
+        if seat.reason == "joined":
+            return Miss("miss", "joined", seat=seat)
+        return Miss("bypass", "sampled", seat=seat)
 
 
 def _is_made_from(question: Question, tail: Tail) -> bool:

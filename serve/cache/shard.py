@@ -2,13 +2,16 @@
 
 Everything happens on one event loop, a batch of frames at a time: what arrived together is answered
 in one write. A peer that does not read its answers is not read from either, so nothing piles up
-for it; a subscriber that is in that state when the view changes is cut off, and comes back.
+for it; a subscriber that is in that state when the view changes is cut off, and comes back. What a
+flight brings waits in the flight's own backlog until the peer reads again.
 """
 
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Iterable
 from hmac import compare_digest
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 from serve.cache.holdings import Holdings
@@ -37,6 +40,7 @@ from serve.cache.protocol import (
     frame,
     write,
 )
+from serve.cache.seats import SEAT, SeatQuestion, Seats
 from serve.ports import Clock
 from serve.settings import CacheSettings
 
@@ -58,6 +62,8 @@ class ShardServer:
         self._secret = secret
         self._tick_s = settings.catalogue_poll_s / 2
         self._connections: set[_Connection] = set()
+        self._numbered: dict[int, _Connection] = {}
+        self._numbers = count(1)
         self._starting = asyncio.Lock()
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -96,12 +102,30 @@ class ShardServer:
     def joined(self, connection: "_Connection") -> None:
         """A connection was made, perhaps when it was too late."""
         self._connections.add(connection)
+        self._numbered[connection.number] = connection
         if self._server is not None and not self._server.is_serving():
             connection.drop()
 
     def left(self, connection: "_Connection") -> None:
-        """A connection is gone."""
+        """A connection is gone, and with it its seats in flights."""
         self._connections.discard(connection)
+        self._numbered.pop(connection.number, None)
+        self.deliver()
+
+    def number(self) -> int:
+        """A number for a connection."""
+        return next(self._numbers)
+
+    def deliver(self) -> None:
+        """Give those who have seats in flights what there is for them."""
+        while told := self.holdings.flights.news():  # telling some may be news for others
+            waiting: dict[int, list[int]] = {}
+            for number, ask_id in told:
+                waiting.setdefault(number, []).append(ask_id)
+            for number, ask_ids in waiting.items():
+                connection = self._numbered.get(number)
+                if connection is not None:
+                    connection.deliver(ask_ids)
 
     @property
     def subscribers(self) -> int:
@@ -124,6 +148,7 @@ class ShardServer:
             await asyncio.sleep(self._tick_s)
             if self.holdings.tick():
                 self.publish()
+            self.deliver()
 
 
 class _Connection(asyncio.Protocol):
@@ -132,6 +157,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, server: ShardServer) -> None:
         self._server = server
         self._holdings = server.holdings
+        self.number = server.number()
+        self._seats = Seats(self.number, server.holdings)
         self._frames = Frames(MAX_HELLO_BYTES)
         self._waiting: deque[bytes | bytearray] = deque()
         self._out = bytearray()
@@ -147,6 +174,7 @@ class _Connection(asyncio.Protocol):
             Renew: self._renew,
             Ask: self._ask,
             Purge: self._purge,
+            **dict.fromkeys(SEAT, self._seat),
         }
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -160,6 +188,7 @@ class _Connection(asyncio.Protocol):
         """The peer is gone, or was cut off."""
         self._deadline.cancel()
         self._waiting.clear()
+        self._seats.lost()
         self._server.left(self)
         self.gone.set_result(None)
 
@@ -181,6 +210,7 @@ class _Connection(asyncio.Protocol):
         """The peer reads again."""
         self._is_paused = False
         self._transport.resume_reading()
+        self.deliver(())
         self.data_received(b"")
 
     def push(self, news: bytes) -> None:
@@ -190,6 +220,11 @@ class _Connection(asyncio.Protocol):
             self.drop()
         else:
             self._send(news)
+
+    def deliver(self, ask_ids: Iterable[int]) -> None:
+        """Say what these seats have not heard; later, if the peer does not read now."""
+        if self._seats.deliver(ask_ids, self._out, is_paused=self._is_paused):
+            self._flush()
 
     def drop(self) -> None:
         """Close at once, without waiting for the peer to read."""
@@ -202,6 +237,7 @@ class _Connection(asyncio.Protocol):
             if len(self._out) >= _ANSWERS_AT_ONCE_BYTES:
                 self._flush()
         self._flush()
+        self._server.deliver()
 
     def _flush(self) -> None:
         if self._out:
@@ -232,6 +268,9 @@ class _Connection(asyncio.Protocol):
 
     def _put(self, put: Put) -> None:
         self._holdings.put(put)
+
+    def _seat(self, question: SeatQuestion) -> None:
+        self._seats.answer(question, self._out)
 
     def _reported(self, reported: Reported) -> None:
         if self._holdings.report(reported.report):

@@ -10,7 +10,8 @@ from hashlib import blake2b
 from types import TracebackType
 from typing import Self
 
-from serve.cache.client import Resolve, ShardClient, Watcher
+from serve.cache.client import Resolve, ShardClient, Ticket, Watcher
+from serve.cache.link import Passenger
 from serve.cache.protocol import Put, Stats
 from serve.ports import Clock
 
@@ -53,6 +54,10 @@ class Shards:
     async def get(self, key: bytes, timeout_s: float) -> bytes | None:
         """The packed entry, or None for a miss. Raises `CacheUnavailable`."""
         return await self._of(key).get(key, timeout_s)
+
+    def join(self, key: bytes, passenger: Passenger, *, may_read: bool) -> Ticket:
+        """Ask the key's shard for an answer or a seat in its flight. Raises `CacheUnavailable`."""
+        return self._of(key).join(key, passenger, may_read=may_read)
 
     def put(self, put: Put) -> bool:
         """Send an entry to its shard. False if it was dropped."""

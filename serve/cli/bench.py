@@ -1,27 +1,45 @@
-"""`rayllama bench`: hits and misses of a running Rayllama, measured."""
+"""`rayllama bench`: a running Rayllama measured, or for `join` one that is started for it."""
 
 import json
 import subprocess
 import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from serve.bench import hit, miss, target
+import yaml
+
+from serve.bench import hit, join, miss, target
 from serve.cli import greeting
+from serve.cli.deployfile import DEFAULT, read
 from serve.cli.machine import get
 from serve.errors import ConfigError
 
 URL = "http://127.0.0.1:8000"
+_OWN_PORT = 8100
+_OWN_PORTS = {
+    "RAY_SERVE_HAPROXY_STATS_PORT": "8104",
+    "RAY_SERVE_HAPROXY_METRICS_PORT": "8105",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": "8106",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": "8107",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": "31100",
+    "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": "31199",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": "41100",
+    "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": "41199",
+}
 
 
 def add_to(commands: Any) -> None:
     """The command and its arguments."""
     parser = commands.add_parser("bench", help="measure a Rayllama that runs on this machine")
-    parser.add_argument("what", choices=["hit", "miss", "all"])
+    parser.add_argument("what", choices=["hit", "miss", "all", "join"])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--url", default=URL, help=f"where Rayllama is (default: {URL})")
+    parser.add_argument("--streams", type=int, default=200, help="join: identical ones at once")
+    parser.add_argument("--replicas", type=int, default=3, help="join: ingress replicas")
     parser.add_argument("--key", default="", help="an API key, where the config asks for one")
     parser.add_argument("--model", default="", help="default: the first that generates text")
     parser.add_argument("--engine", default="", help="miss: the engine's URL (default: found)")
@@ -33,8 +51,15 @@ def add_to(commands: Any) -> None:
 
 
 def _bench(arguments: Namespace) -> int:
-    with _running(arguments.url, arguments.up):
-        figures = _measured(arguments)
+    if arguments.what == "join" and arguments.url == URL:
+        with tempfile.TemporaryDirectory(prefix="rayllama-bench-") as folder:
+            config = _own(Path(folder), arguments.replicas)
+            arguments.url = f"http://127.0.0.1:{_OWN_PORT}"
+            with _running(arguments.url, str(config)):
+                figures = _measured(arguments)
+    else:
+        with _running(arguments.url, arguments.up):
+            figures = _measured(arguments)
     for what, found in figures.items():
         for name, value in found.items():
             print(f"{what:5} {name:22} {value}")
@@ -47,6 +72,8 @@ def _measured(arguments: Namespace) -> dict[str, dict[str, float | str | None]]:
     headers = {"Authorization": f"Bearer {arguments.key}"} if arguments.key else {}
     found = target.find(arguments.url, arguments.model, headers, engine=arguments.engine)
     figures = {}
+    if arguments.what == "join":
+        return {"join": join.join(found, streams=arguments.streams, say=_say)}
     if arguments.what != "miss":
         figures["hit"] = hit.hit(
             found, rounds=arguments.rounds, seconds=arguments.seconds, say=_say
@@ -60,6 +87,17 @@ def _measured(arguments: Namespace) -> dict[str, dict[str, float | str | None]]:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _own(folder: Path, replicas: int) -> Path:
+    """The config of a Rayllama that gets in the way of no other one on this machine."""
+    data = read(DEFAULT)
+    data["http_options"]["port"] = _OWN_PORT
+    data["controller_options"]["runtime_env"]["env_vars"] |= _OWN_PORTS
+    data["applications"][0]["args"]["ingress"]["replicas"] = replicas
+    path = folder / "join.yaml"
+    path.write_text(yaml.safe_dump(data), "utf-8")
+    return path
 
 
 @contextmanager

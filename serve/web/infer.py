@@ -1,13 +1,19 @@
-"""The inference routes: from the cache if it knows the answer, else from the pool."""
+"""The inference routes: from the cache if it knows the answer, else from the pool.
+
+What the same request asks for at the same time, from any ingress, is asked of the pool once: such a
+request has a seat in a flight (`serve.cache.joining`), and hears there what the pool says.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 
 from starlette.types import Receive, Scope, Send
 
+from serve.cache.outcome import Listening
 from serve.cache.service import Hit, Miss
-from serve.errors import NotCached
-from serve.ports import Tail
+from serve.errors import EngineDied, NotCached
+from serve.ports import Frame, Tail
 from serve.web.batch import BatchRelay, for_missing
 from serve.web.cache_status import Forwarded
 from serve.web.dialects import NDJSON, Asked
@@ -38,7 +44,19 @@ class Infer:
         else:
             asked = await asyncio.to_thread(self._ask, exchange)
         exchange.model = asked.model or asked.spelled
-        found = await self._services.answers.lookup(
+        found, send = await self._look_up(exchange, asked), exchange.send
+        try:
+            await self._answer(exchange, asked, found)
+        except EngineDied:
+            # Nothing has been sent (`Relay`). All such listeners of a flight ask again, once, and
+            # so have one more generation together.
+            if isinstance(found, Hit) or found.seat is None:
+                raise
+            exchange.send = send
+            await self._answer(exchange, asked, await self._look_up(exchange, asked))
+
+    async def _look_up(self, exchange: Exchange, asked: Asked) -> Hit | Miss:
+        return await self._services.answers.lookup(
             asked.route,
             asked.native,
             model=asked.model,
@@ -46,6 +64,8 @@ class Infer:
             cache_control=exchange.headers.get(b"cache-control", b""),
             pragma=exchange.headers.get(b"pragma", b""),
         )
+
+    async def _answer(self, exchange: Exchange, asked: Asked, found: Hit | Miss) -> None:
         if isinstance(found, Hit):
             exchange.verdict = SHARED_HIT
             reply = self._render(exchange, asked, found)
@@ -61,11 +81,43 @@ class Infer:
             )
             return
         exchange.verdict = Verdict(found.kind, found.reason)
-        await self._miss(exchange, asked, found)
+        exchange.send = forwarded = Forwarded(exchange.send, found)
+        if found.seat is None:
+            await self._miss(exchange, asked, found, forwarded)
+            return
+        try:
+            await self._listen(exchange, asked, found.seat, forwarded)
+        finally:
+            found.seat.leave()
 
-    async def _miss(self, exchange: Exchange, asked: Asked, miss: Miss) -> None:
+    async def _listen(
+        self, exchange: Exchange, asked: Asked, seat: Listening, forwarded: Forwarded
+    ) -> None:
         services = self._services
-        exchange.send = forwarded = Forwarded(exchange.send, miss)
+
+        async def frames() -> AsyncGenerator[Frame, None]:
+            # No deadline: it is this caller's own, and others may hear the same generation.
+            call = call_for(exchange, asked, None)
+            heard = seat.frames(lambda: services.inference.stream(call))
+            async with aclosing(heard):
+                async for frame in heard:
+                    if isinstance(frame, Tail):
+                        forwarded.is_stored = seat.hit is not None
+                        self._remember(exchange, asked, seat.hit)
+                    yield frame
+
+        relay = Relay(exchange, asked, 0, _keep_nothing)
+        await relay.run(frames(), services.deadline_s)
+
+    def _remember(self, exchange: Exchange, asked: Asked, hit: Hit | None) -> None:
+        """Have the reply ready for these bytes, unless another listener has had them rendered."""
+        if hit and self._services.answers.lookup_near(exchange.raw_key) is None:
+            self._render(exchange, asked, hit)
+
+    async def _miss(
+        self, exchange: Exchange, asked: Asked, miss: Miss, forwarded: Forwarded
+    ) -> None:
+        services = self._services
         if miss.is_final:
             raise NotCached(_NOT_CACHED.format(miss.reason))
 
@@ -125,6 +177,10 @@ class Infer:
             exchange.raw_key, hit, status=200, headers=reply.headers, body=reply.body
         )
         return reply
+
+
+def _keep_nothing(_answer: Answer) -> None:
+    """What a flight brings is kept by who generates it."""
 
 
 def _lines(answer: Answer) -> list[bytes]:

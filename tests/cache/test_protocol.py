@@ -2,15 +2,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.cache.flights import DONE, Ending
 from serve.cache.protocol import (
     MALFORMED,
     Answer,
     Ask,
+    Closed,
+    Fill,
+    Finish,
+    Follow,
     Frames,
     Get,
     Hello,
     Hit,
+    Join,
+    Lead,
+    Leave,
     Miss,
+    Pieces,
     Purge,
     Purged,
     Question,
@@ -37,6 +46,10 @@ QUESTIONS: list[Question] = [
     Renew(3),
     Ask(4),
     Purge(5, "m"),
+    Join(6, KEY, may_read=True),
+    Fill(6, b"piece"),
+    Leave(6),
+    Finish(6, Ending("overloaded", "busy")),
 ]
 ANSWERS: list[Answer] = [
     Welcome(1),
@@ -46,6 +59,10 @@ ANSWERS: list[Answer] = [
     Renewed(3, 1),
     Stats(4, 1, 2, 3, 4, 5, 6, {"digest": 1}, {"size": 1}, 1, 1),
     Purged(5, 1),
+    Lead(6, 10.0),
+    Follow(6),
+    Pieces(6, [b"one", b"two"]),
+    Closed(6, DONE),
 ]
 
 

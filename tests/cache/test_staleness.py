@@ -134,6 +134,8 @@ class Asking:
 
     async def _compute(self, miss: Miss) -> Hit | None:
         self.served["computed"] += 1
+        if miss.seat is not None:
+            miss.seat.leave()  # each computes for itself here: more answers that may be stale
         lines, tail = await self._pool.compute()
         return self._answers.fill(miss, lines=lines, content_type="application/x-ndjson", tail=tail)
 
