@@ -62,8 +62,9 @@ class ScriptedPools(ScriptedPool):
 class Client:
     """One request to one ingress, running."""
 
-    def __init__(self, app: Gateway, path: str, body: bytes) -> None:
-        self.caller = Caller("POST", path, body)
+    def __init__(self, app: Gateway, path: str, body: bytes, control: bytes) -> None:
+        headers = [(b"cache-control", control)] if control else []
+        self.caller = Caller("POST", path, body, headers)
         self.task = asyncio.get_running_loop().create_task(self.caller.run(app))
 
     async def done(self) -> Caller:
@@ -110,8 +111,10 @@ class Fleet:
             )
         )
 
-    def ask(self, ingress: int, path: str = "/api/chat", body: bytes = CHAT) -> Client:
-        return Client(self._apps[ingress], path, body)
+    def ask(
+        self, ingress: int, path: str = "/api/chat", body: bytes = CHAT, control: bytes = b""
+    ) -> Client:
+        return Client(self._apps[ingress], path, body, control)
 
     async def heard(self, client: Client, body: bytes) -> Client:
         await until(lambda: client.caller.body == body)
@@ -300,8 +303,26 @@ async def test_a_replica_lost_before_the_first_line_costs_one_more_generation() 
         await world.joined(8)
         gate.set()
         for client in clients:
-            assert (await client.done()).status == 200
+            caller = await client.done()
+            assert caller.status == 200
+            said = [value for name, value in caller.sent[0]["headers"] if name == b"cache-status"]
+            assert len(said) == 1
         assert len(world.pool.calls) == 2
+
+
+async def test_who_takes_no_new_answer_neither_leads_nor_joins() -> None:
+    gate = asyncio.Event()
+    async with fleet([NDJSON, ANSWER[0], gate, *ANSWER[1:], TAIL]) as world:
+        assert (await world.ask(0, control=b"only-if-cached").done()).status == 504
+        assert world.is_idle
+        leader = await world.heard(world.ask(0), ANSWER[0])
+        for ingress in (0, 1):
+            refused = world.ask(ingress, control=b"only-if-cached")
+            assert (await refused.done()).status == 504
+            assert refused.verdict == b"miss; reason=cold"
+        gate.set()
+        assert (await leader.done()).body == b"".join(ANSWER)
+        assert len(world.pool.calls) == 1
 
 
 async def test_a_replica_that_is_lost_again_is_an_error_for_all() -> None:
