@@ -214,7 +214,7 @@ class CacheSettings(Section):
     max_entry_bytes: Size = 1 << 20
     """A larger answer is not stored."""
 
-    near_max_bytes: Size = 32 << 20
+    near_max_bytes: Size = 16 << 20
     """The near cache of each ingress replica. 0: none, every hit asks the shard."""
 
     lease_s: Annotated[Seconds, Field(gt=0)] = 2
