@@ -208,6 +208,12 @@ class CacheSettings(Section):
     idle_ttl_s: Annotated[Seconds, Field(gt=0)] | None = None
     """How long an answer lives unasked for; null: as long as `ttl_s`."""
 
+    stale_while_revalidate_s: Seconds = 0
+    """For so long after `ttl_s` an answer is still given, at once, while a new one is made."""
+
+    stale_if_error_s: Seconds = 0
+    """For so long after `ttl_s` an answer is still given if the engines are full, dead or away."""
+
     max_bytes: Size = 128 << 20
     """The shared store, all shards together, in bytes of entries."""
 
@@ -234,6 +240,11 @@ class CacheSettings(Section):
     catalogue_poll_s: Annotated[Seconds, Field(gt=0)] = 1
     """How often each replica reads its engine's list of models: a tag changed behind Rayllama's
     back is seen everywhere within this plus `lease_s`."""
+
+    @property
+    def kept_s(self) -> float:
+        """How long a shard keeps an answer: also while it is only to be given in need."""
+        return self.ttl_s + max(self.stale_while_revalidate_s, self.stale_if_error_s)
 
 
 class IngressSettings(Section):

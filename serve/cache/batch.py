@@ -44,11 +44,13 @@ class Batches:
         *,
         timeout_s: float,
         now: Clock,
+        is_stale: Callable[[float], bool],
     ) -> None:
         self._get = get
         self._put = put
         self._timeout_s = timeout_s
         self._now = now
+        self._is_stale = is_stale
 
     async def find(self, question: Question) -> Hit | Miss | None:
         """The answer to a batch if all inputs are known, else a miss that says which are.
@@ -108,7 +110,8 @@ class Batches:
             packed = await self._get(question.key, timeout_s)
         except CacheUnavailable:
             return None
-        return None if packed is None else vector_of(question, packed)
+        found = None if packed is None else vector_of(question, packed)
+        return None if found is None or self._is_stale(self._now() - found[1]) else found
 
 
 def stored_at(found: Hit | Miss) -> float:

@@ -1,9 +1,9 @@
 """What a request's `Cache-Control` asks of the cache (RFC 9111 §5.2.1).
 
-Heeded: `max-age`, `no-cache`, `no-store`, `only-if-cached`, and `Pragma: no-cache` where there is
-no `Cache-Control` (§5.4). Not heeded: `max-stale` and `min-fresh` (nothing stale is ever served,
-and how fresh an answer is doesn't change what the same model would say), `no-transform` (nothing
-is transformed).
+Heeded: `max-age`, `no-cache`, `no-store`, `only-if-cached`, `stale-if-error` (RFC 5861 §4), and
+`Pragma: no-cache` where there is no `Cache-Control` (§5.4). Not heeded: `max-stale` and `min-fresh`
+(how fresh an answer is doesn't change what the same model would say; whether stale ones are given
+is the operator's to say), `no-transform` (nothing is transformed).
 """
 
 import re
@@ -23,12 +23,17 @@ _DIRECTIVE = re.compile(
 
 
 class Controls(Struct, frozen=True):
-    """What a request asks for. `max_age_s`: no older answer will do, in whole seconds."""
+    """What a request asks for. `max_age_s`: no older answer will do, in whole seconds.
+
+    `stale_if_error_s`: for so long after its time an answer will do where the other way is an
+    error (RFC 5861 §4); None: as the operator says.
+    """
 
     no_store: bool = False
     no_cache: bool = False
     only_if_cached: bool = False
     max_age_s: int | None = None
+    stale_if_error_s: int | None = None
 
     def refuses(self, age_s: float) -> bool:
         """Is an answer of this age too old for this client (RFC 9111 §5.2.1.1)?"""
@@ -49,11 +54,13 @@ def controls(cache_control: str, pragma: str = "") -> Controls:
         return NO_CONTROLS
     names: set[str] = set()
     ages: list[int] = []
+    stale: list[int] = []
     for found in _DIRECTIVE.finditer(cache_control or pragma):
         name = found["name"].lower()
         names.add(name)
-        if name == "max-age":
-            ages.append(_seconds(found["quoted"] or found["token"] or ""))
+        if name in ("max-age", "stale-if-error"):
+            seconds = _seconds(found["quoted"] or found["token"] or "")
+            (ages if name == "max-age" else stale).append(seconds)
     if not cache_control:
         return Controls(no_cache="no-cache" in names)
     return Controls(
@@ -61,6 +68,7 @@ def controls(cache_control: str, pragma: str = "") -> Controls:
         no_cache="no-cache" in names or 0 in ages,
         only_if_cached="only-if-cached" in names,
         max_age_s=min(ages, default=None),
+        stale_if_error_s=min(stale, default=None),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from serve.cache.backlog import Backlog
 from serve.cache.client import Ticket
+from serve.cache.entry import Entry
 from serve.cache.flights import DONE, LOST, Ending, Kind
 from serve.cache.outcome import Hit, Missed, Question
 from serve.cache.pieces import Piece, cut, is_lines, merged, unpack
@@ -67,7 +68,9 @@ class Owner(Protocol):
 class Flight:
     """One key that is being asked for, generated or followed here."""
 
-    def __init__(self, owner: Owner, question: Question, keep: Keep | None) -> None:
+    def __init__(
+        self, owner: Owner, question: Question, keep: Keep | None, *, old: Entry | None = None
+    ) -> None:
         self._owner = owner
         self._question = question
         self._keep = keep
@@ -78,13 +81,15 @@ class Flight:
         self._grown = asyncio.Event()
         self._beat_s = 1.0
         self.found: asyncio.Future[bytes | None] = owner.loop.create_future()
+        self.old = old
         self.reason: Missed = "cold"
         self.backlog: Backlog[Piece] = Backlog(owner.max_bytes)
         self.ending: Ending | None = None
         self.hit: Hit | None = None
         self._timer = owner.loop.call_later(owner.ask_within_s, self._late)
         try:
-            self._ticket = owner.shards.join(question.key, self, may_read=keep is not None)
+            may_read = keep is not None and old is None
+            self._ticket = owner.shards.join(question.key, self, may_read=may_read)
         except CacheUnavailable:
             self._go_alone("unavailable")
 

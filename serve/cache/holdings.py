@@ -63,7 +63,7 @@ class Holdings:
             return "too-large"
         if not self.registry.vouches(put.model, put.digest, put.fingerprint):
             return "digest"
-        expires_at = self._clock() + min(put.ttl_s, self._settings.ttl_s)
+        expires_at = self._clock() + min(put.ttl_s, self._settings.kept_s)
         # One object for all entries of a model: the message's own copies would weigh 300 bytes.
         view = self.registry.view
         made_from = (sys.intern(put.model), view.models[put.model].digest, view.fingerprint)

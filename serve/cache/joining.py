@@ -26,6 +26,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextvars import Context
 from typing import Any
 
+from serve.cache.entry import Entry
 from serve.cache.flights import DONE
 from serve.cache.generation import Flight, Keep, Start, error_of
 from serve.cache.outcome import Hit, Missed, Question
@@ -71,6 +72,11 @@ class Seat:
             return None
         return Hit(hit.entry.spelled_as(self._question.spelled), self._question)
 
+    @property
+    def old(self) -> Entry | None:
+        """The answer past its time that this flight renews."""
+        return self._flight.old
+
     async def frames(self, start: Start) -> AsyncGenerator[Frame, None]:
         """The answer from its beginning, as `ports.Inference.stream` would bring it.
 
@@ -92,6 +98,16 @@ class Seat:
                 return
             else:
                 raise error_of(flight.ending)
+
+    def hear_out(self, start: Start) -> None:
+        """Have the answer generated to its end, heard by nobody here.
+
+        A leader's seat is not left: the flight ends by itself, and no other's leaving ends it.
+        """
+        if self._flight.reason == "joined":
+            self.leave()
+        else:
+            self._flight.start(start)
 
     def leave(self) -> None:
         """Listen no more."""
@@ -120,12 +136,13 @@ class Joining:
         """How many keys are being asked for, generated or followed now."""
         return len(self._flights)
 
-    def sit(self, question: Question, keep: Keep | None) -> Seat:
-        """A seat in the key's flight. Without `keep` no stored answer will do either."""
+    def sit(self, question: Question, keep: Keep | None, *, old: Entry | None = None) -> Seat:
+        """A seat in the key's flight. With an `old` answer, which the flight is to renew, no stored
+        one will do; nor without `keep`, of what nobody keeps."""
         flight = self._flights.get(question.key)
         is_first = flight is None or flight.backlog.is_cut
         if flight is None or is_first:
-            flight = self._flights[question.key] = Flight(self, question, keep)
+            flight = self._flights[question.key] = Flight(self, question, keep, old=old)
         return Seat(flight, question, is_first=is_first)
 
     def forget(self, key: bytes, flight: Flight) -> None:

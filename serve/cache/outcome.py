@@ -14,6 +14,7 @@ Missed = Literal[
     "cold",  # nobody asked before, or it has left
     "partial",  # some inputs of an embedding batch are known, not all
     "too-old",  # older than the request's `max-age`
+    "stale",  # older than `cache.ttl_s`
     "unavailable",  # the shard did not answer in time
     "no-catalogue",  # no shard has vouched for the models' digests lately
     "unlisted",  # no engine lists the model, or they disagree about it
@@ -58,6 +59,14 @@ class Hit(Struct, frozen=True):
     question: Question
 
 
+class Stale(Struct, frozen=True):
+    """An answer past its time (RFC 5861): `meanwhile` a new one is made, or `if_error` none is."""
+
+    hit: Hit
+    meanwhile: bool
+    if_error: bool
+
+
 class Batch(Struct, frozen=True):
     """An embed request's inputs, and those of them that memory knows.
 
@@ -87,6 +96,11 @@ class Listening(Protocol):
         """The whole answer, if it was generated here and kept; known when its tail comes."""
         ...
 
+    @property
+    def old(self) -> Entry | None:
+        """The answer past its time that this flight renews."""
+        ...
+
     def frames(
         self, start: Callable[[], AsyncGenerator[Frame, None]]
     ) -> AsyncGenerator[Frame, None]:
@@ -97,6 +111,10 @@ class Listening(Protocol):
         """Listen no more."""
         ...
 
+    def hear_out(self, start: Callable[[], AsyncGenerator[Frame, None]]) -> None:
+        """Have the answer generated to its end, by whom it may be, heard by nobody here."""
+        ...
+
 
 class Miss(Struct, frozen=True):
     """No answer from memory: `kind` and `reason` as `X-Rayllama-Cache` tells them.
@@ -104,7 +122,7 @@ class Miss(Struct, frozen=True):
     `question` is None where the engine's answer must not be kept. `is_final`: the request says
     `only-if-cached`, so no engine may be asked. `batch`: ask the engine for what is missing alone.
     With a `seat` the answer is heard there, and kept by who generates it; without one, ask the
-    engine and `fill`.
+    engine and `fill`. `stale`: what may be given instead.
     """
 
     kind: Literal["miss", "bypass"]
@@ -113,3 +131,4 @@ class Miss(Struct, frozen=True):
     is_final: bool = False
     batch: Batch | None = None
     seat: Listening | None = None
+    stale: Stale | None = None

@@ -33,7 +33,7 @@ from serve.cache.flights import MAX_FLIGHT_BYTES
 from serve.cache.joining import Joining
 from serve.cache.key import request_key
 from serve.cache.near import Near, NearReply
-from serve.cache.outcome import Dropped, Hit, Miss, Question
+from serve.cache.outcome import Dropped, Hit, Miss, Question, Stale
 from serve.cache.protocol import Put
 from serve.cache.recognise import raw_key
 from serve.cache.shards import Shards
@@ -81,7 +81,11 @@ class AnswerCache:
         self.near = Near(settings, self.catalogue.vouches)
         self.shards = Shards(resolvers, clock=clock, lease_s=settings.lease_s, watcher=self)
         self._batches = Batches(
-            self.shards.get, self._send, timeout_s=settings.lookup_timeout_s, now=now
+            self.shards.get,
+            self._send,
+            timeout_s=settings.lookup_timeout_s,
+            now=now,
+            is_stale=self._is_stale,
         )
         self.joining = Joining(
             self.shards,
@@ -149,6 +153,8 @@ class AnswerCache:
             found = await self._find(question, joins=not asked.only_if_cached)
             if asked.refuses(self._now() - batch.stored_at(found)):
                 found = Miss("miss", "too-old", question)
+            else:
+                found = await self._current(found, question, asked)
         elif self._is_shared(question, asked):
             found = await self._share(self._question(route, native, model, tenant))
         else:
@@ -289,7 +295,7 @@ class AnswerCache:
         if len(packed) > self._settings.max_entry_bytes:
             return "too-large"
         made_from = (question.model, question.digest, question.fingerprint)
-        if not self.shards.put(Put(question.key, packed, *made_from, self._settings.ttl_s)):
+        if not self.shards.put(Put(question.key, packed, *made_from, self._settings.kept_s)):
             self.dropped["unsent"] += 1
         return None
 
@@ -317,6 +323,38 @@ class AnswerCache:
             return Miss("miss", seat.reason, question, seat=seat)
         entry = answer_of(question, packed)
         return Miss("miss", "cold", question) if entry is None else Hit(entry, question)
+
+    def _is_stale(self, age_s: float) -> bool:
+        """Is an answer of this age only there for need? Without need, its shard decides alone."""
+        return self._settings.ttl_s < age_s and self._settings.ttl_s < self._settings.kept_s
+
+    async def _current(self, found: Hit | Miss, question: Question, asked: Controls) -> Hit | Miss:
+        """What was found, unless it is past its time: then a seat in the flight that renews it."""
+        if isinstance(found, Miss):
+            if found.seat is None or found.seat.old is None:
+                return found
+            old = Hit(found.seat.old.spelled_as(question.spelled), question)
+            return structs.replace(found, stale=self._stale(old, asked))
+        if not self._is_stale(self._now() - found.entry.stored_at):
+            return found
+        if asked.only_if_cached:
+            return Miss("miss", "stale", question)
+        keep = partial(self.fill, Miss("miss", "stale", question))
+        seat = self.joining.sit(question, keep, old=found.entry)
+        stale = self._stale(found, asked)
+        if await seat.found() is not None:  # who asked just before us was told of the old one
+            return Miss("miss", "stale", question, stale=stale)
+        reason = "stale" if seat.reason == "cold" else seat.reason
+        return Miss("miss", reason, question, seat=seat, stale=stale)
+
+    def _stale(self, hit: Hit, asked: Controls) -> Stale:
+        """When an answer past its time may do: RFC 5861 §3 and §4."""
+        over_s = self._now() - hit.entry.stored_at - self._settings.ttl_s
+        in_need_s: float | None = asked.stale_if_error_s
+        if in_need_s is None:
+            in_need_s = self._settings.stale_if_error_s
+        meanwhile = over_s <= self._settings.stale_while_revalidate_s and asked == NO_CONTROLS
+        return Stale(hit, meanwhile=meanwhile, if_error=over_s <= in_need_s)
 
     async def _share(self, question: Question | Miss) -> Miss:
         """A seat in a flight whose answer nobody keeps."""

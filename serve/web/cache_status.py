@@ -4,11 +4,12 @@
     Cache-Status: rayllama; fwd=miss; key="d841…"; detail=cold; stored
 
 `hit` (§2.1). `fwd` (§2.2) says why the engines were asked: `miss` where memory had no answer,
-`partial` where it had some inputs of an embedding batch, `request` where the client's own
-Cache-Control ruled it out, `bypass` where such a request is never answered from memory. Not
-`uri-miss`: what an answer is found by is the body, and the URI is the same for all. `ttl` (§2.4) is
-what is left of `cache.ttl_s`; an answer may leave a full store sooner. `key` (§2.6) is the
-request's key in hex. `detail` (§2.8) is the tier or the reason of `X-Rayllama-Cache`.
+`stale` where its answer was past its time, `partial` where it had some inputs of an embedding
+batch, `request` where the client's own Cache-Control ruled it out, `bypass` where such a request is
+never answered from memory. Not `uri-miss`: what an answer is found by is the body, and the URI is
+the same for all. `ttl` (§2.4) is what is left of `cache.ttl_s`, below 0 for an answer past its
+time; an answer may leave a full store sooner. `key` (§2.6) is the request's key in hex. `detail`
+(§2.8) is the tier or the reason of `X-Rayllama-Cache`.
 
 `stored` (§2.5) is there if the answer was kept, and known to be, when the header was sent: whole
 replies are kept before they are sent. A stream's header goes out before its end is known, and only
@@ -29,6 +30,7 @@ _FORWARDED = {
     "no-store": "request",
     "too-old": "request",
     "partial": "partial",
+    "stale": "stale",
 }
 """`fwd` by the reason, where it isn't just `miss` or `bypass`."""
 
@@ -36,7 +38,11 @@ _FORWARDED = {
 def of_hit(key: bytes, age_s: int, lifetime_s: int, tier: bytes) -> Header:
     """The header of an answer from memory."""
     ttl_s = lifetime_s - age_s
-    return CACHE_STATUS, _HIT % (ttl_s if ttl_s > 0 else 0, key.hex().encode(), tier)
+    return CACHE_STATUS, _HIT % (
+        ttl_s if ttl_s > 0 or tier == b"stale" else 0,
+        key.hex().encode(),
+        tier,
+    )
 
 
 def of_miss(miss: Miss, *, is_stored: bool) -> Header:

@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from serve.cache.outcome import Listening
 from serve.cache.service import Hit, Miss
-from serve.errors import EngineDied, NotCached
-from serve.ports import Frame, Tail
+from serve.errors import EngineDied, EngineRefused, NotCached, RayllamaError
+from serve.ports import Frame, Head, Tail
 from serve.web.batch import BatchRelay, for_missing
 from serve.web.cache_status import Forwarded
 from serve.web.dialects import NDJSON, Asked
@@ -24,6 +24,9 @@ from serve.web.reply import CACHE_HEADER, Reply
 from serve.web.services import Services
 
 SHARED_HIT = Verdict("hit", "shared")
+STALE_HIT = Verdict("hit", "stale")
+_IN_NEED = frozenset({500, 502, 503, 504})
+"""The statuses of an error that a stale answer may stand for (RFC 5861 §4)."""
 _NOT_CACHED = (
     "no answer in memory ({}), and Cache-Control: only-if-cached forbids asking for a new one"
 )
@@ -67,33 +70,55 @@ class Infer:
 
     async def _answer(self, exchange: Exchange, asked: Asked, found: Hit | Miss) -> None:
         if isinstance(found, Hit):
-            exchange.verdict = SHARED_HIT
-            reply = self._render(exchange, asked, found)
-            exchange.began(reply.status)
-            await reply.send(
-                exchange.send,
-                more=[
-                    (CACHE_HEADER, SHARED_HIT.header()),
-                    *self._services.remembered(
-                        found.entry.stored_at, found.question.key, b"shared"
-                    ),
-                ],
-            )
+            await self._hit(exchange, asked, found, SHARED_HIT)
             return
+        stale, send = found.stale, exchange.send
+        if stale is not None and stale.meanwhile:
+            if found.seat is not None:
+                call = call_for(exchange, asked, None)
+                found.seat.hear_out(lambda: self._services.inference.stream(call))
+            await self._hit(exchange, asked, stale.hit, STALE_HIT)
+            return
+        try:
+            await self._ask_pool(exchange, asked, found)
+        except RayllamaError as error:
+            if stale is None or not stale.if_error or error.status not in _IN_NEED:
+                raise
+            exchange.send = send
+            await self._hit(exchange, asked, stale.hit, STALE_HIT)
+
+    async def _hit(self, exchange: Exchange, asked: Asked, hit: Hit, verdict: Verdict) -> None:
+        """Answer from memory."""
+        exchange.verdict = verdict
+        reply = self._render(exchange, asked, hit)
+        exchange.began(reply.status)
+        age_and_status = self._services.remembered(
+            hit.entry.stored_at, hit.question.key, verdict.detail.encode()
+        )
+        await reply.send(exchange.send, more=[(CACHE_HEADER, verdict.header()), *age_and_status])
+
+    async def _ask_pool(self, exchange: Exchange, asked: Asked, found: Miss) -> None:
+        """Answer from the pool, or hear what it says to another."""
         exchange.verdict = Verdict(found.kind, found.reason)
         exchange.send = forwarded = Forwarded(exchange.send, found)
         if found.seat is None:
             await self._miss(exchange, asked, found, forwarded)
             return
         try:
-            await self._listen(exchange, asked, found.seat, forwarded)
+            await self._listen(exchange, asked, found, found.seat, forwarded)
         finally:
             found.seat.leave()
 
     async def _listen(
-        self, exchange: Exchange, asked: Asked, seat: Listening, forwarded: Forwarded
+        self,
+        exchange: Exchange,
+        asked: Asked,
+        miss: Miss,
+        seat: Listening,
+        forwarded: Forwarded,
     ) -> None:
         services = self._services
+        has_other = miss.stale is not None and miss.stale.if_error
 
         async def frames() -> AsyncGenerator[Frame, None]:
             # No deadline: it is this caller's own, and others may hear the same generation.
@@ -104,6 +129,8 @@ class Infer:
                     if isinstance(frame, Tail):
                         forwarded.is_stored = seat.hit is not None
                         self._remember(exchange, asked, seat.hit)
+                    elif has_other and isinstance(frame, Head) and frame.status in _IN_NEED:
+                        raise EngineRefused(frame.status, "refused")  # never told: see `_answer`
                     yield frame
 
         relay = Relay(exchange, asked, 0, _keep_nothing)
