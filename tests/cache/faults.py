@@ -8,10 +8,14 @@ from serve.cache.client import Address
 
 
 class StallingWire:
-    """A fault: a wire between an ingress and a shard that can stop carrying bytes, both ways."""
+    """A fault: a wire between an ingress and a shard that can stop carrying bytes, both ways.
 
-    def __init__(self, address: Address) -> None:
+    `lag_s`: how much later they arrive than they were sent, at least.
+    """
+
+    def __init__(self, address: Address, lag_s: float = 0.0) -> None:
         self._address = address
+        self._lag_s = lag_s
         self._flows = asyncio.Event()
         self._flows.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -44,6 +48,7 @@ class StallingWire:
         with suppress(ConnectionError):
             try:
                 while data := await source.read(1 << 16):
+                    await asyncio.sleep(self._lag_s)
                     await self._flows.wait()
                     sink.write(data)
             finally:

@@ -33,8 +33,8 @@ from tests.cache.world import FINGERPRINT, MODEL, SECRET, at, report, shard, unt
 log = logging.getLogger("rayllama.staleness")
 
 CHANGES = 100
-INGRESSES = 3
 CLIENTS = 2
+LAG_S = 0.005
 SHARDS = 2
 SETTINGS = CacheSettings(shards=SHARDS, lookup_timeout_s=5, catalogue_poll_s=3600)
 SHORT = SETTINGS.model_copy(update={"lease_s": 0.3})
@@ -198,7 +198,10 @@ async def running(clients: Sequence[Client]) -> AsyncGenerator[None]:
 
 async def test_after_each_of_a_hundred_changes_nobody_finds_an_old_answer() -> None:
     async with world(NEVER) as (made, tag), AsyncExitStack() as stack:
-        ingresses = [await stack.enter_async_context(made.ingress()) for _ in range(INGRESSES)]
+        # News reaches one of them later than the others.
+        lagging = await stack.enter_async_context(StallingWire(made.where[0], LAG_S).stretched())
+        ways = [[lagging, *made.where[1:]], made.where, made.where]
+        ingresses = [await stack.enter_async_context(made.ingress(where)) for where in ways]
         clients = [
             Client(answers, tag, bytes([number]) * 16)
             for answers in ingresses
