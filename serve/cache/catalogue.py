@@ -13,6 +13,9 @@ holds the view under a lease. The rules that make "no answer of the old digest" 
    shard stops within `lease_s` of any change that it has not been told of.
 4. Without a live lease nothing is served from the near cache, looked up in a shard, or stored.
 
+Who changes a tag and must know when nobody serves what it was before waits for its acknowledgement
+(`serve.cache.taken`).
+
 So a tag changed behind Rayllama's back is seen everywhere within `catalogue_poll_s + lease_s`, and
 usually within a poll.
 
@@ -104,6 +107,10 @@ class Catalogue:
         """The shard said, some time after `asked_at`, that this is still its epoch."""
         if epoch == self.view.epoch:
             self._until = max(self._until, asked_at + self._lease_s)
+
+    def forfeit(self) -> None:
+        """Believe nothing until the lease is renewed."""
+        self._until = float("-inf")
 
     def is_live(self, now: float) -> bool:
         """May the view be believed?"""

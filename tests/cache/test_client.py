@@ -13,7 +13,7 @@ import pytest
 
 from serve.cache import link as link_module
 from serve.cache.client import Address, ShardClient
-from serve.cache.protocol import VERSION, Miss, Purged, Renewed, Viewed, Welcome, frame
+from serve.cache.protocol import VERSION, Miss, Purge, Purged, Renewed, Viewed, Welcome, frame
 from serve.errors import CacheUnavailable
 from serve.ports import CatalogueView
 from tests.cache.world import KEY, MODEL, SECRET, HandClock, at, put, report, shard, until
@@ -34,6 +34,7 @@ class Watching:
         self.views: list[CatalogueView] = []
         self.generations: list[int] = []
         self.renewals: list[tuple[int, float]] = []
+        self.forfeits = 0
 
     def viewed(self, view: CatalogueView, generation: int) -> None:
         self.views.append(view)
@@ -41,6 +42,9 @@ class Watching:
 
     def renewed(self, epoch: int, asked_at: float) -> None:
         self.renewals.append((epoch, asked_at))
+
+    def forfeited(self) -> None:
+        self.forfeits += 1
 
 
 class Whereabouts:
@@ -150,7 +154,7 @@ async def test_asks_and_is_answered() -> None:
         assert await asking.get(KEY, 5) == b"packed"
         assert await asyncio.gather(*(asking.get(KEY, 5) for _ in range(500))) == [b"packed"] * 500
         assert (await asking.stats()).hits == 501
-        assert await asking.purge(MODEL) == 1
+        assert (await asking.purge(Purge(1, MODEL))).entries == 1
         assert await asking.get(KEY, 5) is None
 
 
@@ -240,6 +244,34 @@ async def test_a_lease_runs_from_the_question_however_late_the_answer() -> None:
     assert watching.renewals == [(1, 1000), (1, 1005)]
     server.close()
     await until(held[0].is_over)
+
+
+async def test_an_older_view_never_takes_the_place_of_a_newer_one() -> None:
+    """The answer to `Subscribe` and the next news may come in one piece."""
+    views = [CatalogueView(epoch, "f", "v", {}) for epoch in (1, 2)]
+    told = frame(Viewed(1, views[0], 7)) + frame(Viewed(0, views[1], 8))
+    where, watching = Whereabouts(), Watching()
+    async with (
+        client(where, watching) as asking,
+        faulty(frame(Welcome(VERSION)), then=told) as where.address,
+    ):
+        await until(lambda: asking.is_connected)
+        assert watching.views[:2] == views
+        assert watching.generations[:2] == [7, 8]
+        assert asking.generation == 8
+
+
+async def test_who_closes_the_connection_gives_up_its_lease_first() -> None:
+    where, watching = Whereabouts(), Watching()
+    async with shard() as (server, where.address), client(where, watching) as asking:
+        await until(lambda: asking.is_connected)
+        await server.stop()
+        await until(lambda: not asking.is_connected)
+        assert watching.forfeits == 0  # whoever cuts a connection waits for its lease
+    async with shard() as (_, where.address):
+        async with client(where, watching) as asking:
+            await until(lambda: asking.is_connected)
+        assert watching.forfeits == 1
 
 
 async def test_who_does_not_watch_is_told_nothing_and_stays_connected() -> None:
