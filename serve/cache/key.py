@@ -1,6 +1,7 @@
 """What a request means, as 16 bytes: two requests share an answer only if their keys are equal.
 
-The whole request goes in, as it is sent to the engine, except for the reviewed list `IGNORED`.
+The whole request goes in, as it is sent to the engine, except for the reviewed list
+(`serve.cache.reviewed`).
 Fields that nobody here has heard of go in too: a field that a later Ollama honours makes a miss,
 never a wrong hit. Text is never altered, and absent, null and a spelled-out default are three
 different requests: at worst that is a miss.
@@ -36,20 +37,9 @@ from typing import Any
 
 import msgspec
 
+from serve.cache.reviewed import IGNORED, IGNORED_WHEN_GREEDY
+
 KEY_BYTES = 16
-
-IGNORED: Mapping[str, str] = {
-    "model": "its spelling only: the content digest is in the key, and replies echo the caller's",
-    "stream": "an entry holds the chunks, from which both forms are rendered",
-    "keep_alive": "how long the model stays loaded afterwards, not what it says",
-    "user": "OpenAI's end-user label; no engine reads it",
-    "metadata": "OpenAI's labels for stored completions; no engine reads them",
-    "store": "OpenAI's wish to keep the completion on their side; no engine reads it",
-}
-
-IGNORED_WHEN_GREEDY: Mapping[str, str] = {
-    "top_p": "at temperature 0 it only removes tokens that would not be taken",
-}
 
 _EXACT_IN_FLOAT64 = 1 << 53
 _encode = msgspec.msgpack.Encoder().encode
