@@ -12,6 +12,8 @@ or the grammar in the order they were written in.
 Go matches field names whatever their case and lets the last one win; so names that differ only in
 case keep their order among each other.
 
+The date. A template may print it (`serve.wire.dates`); only then is the engine's local date a part.
+
 Numbers. Ollama reads `options` into Go's `map[string]any`, where every JSON number is a float64
 (api/types.go, `Options.FromMap`): there 1 and 1.0 are the same, up to 2^53. Nowhere else.
 
@@ -46,12 +48,19 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def request_key(
-    route: str, native: Mapping[str, Any], *, digest: str, fingerprint: str, tenant: str
+    route: str,
+    native: Mapping[str, Any],
+    *,
+    digest: str,
+    fingerprint: str,
+    tenant: str,
+    day: str = "",
 ) -> bytes:
     """The key of a native request body.
 
     `route` is the native route (`/api/chat`), whatever dialect the request came in. `digest` is the
-    content digest that the model's name stands for, `fingerprint` the engine's runtime.
+    content digest that the model's name stands for, `fingerprint` the engine's runtime. `day`: the
+    engine's local date where the prompt may hold it (`serve.wire.dates`), else "".
     Raises `RecursionError` where the body is nested too deeply to encode.
     """
     options = native.get("options")
@@ -66,6 +75,8 @@ def request_key(
     if not native.get("logprobs"):
         options = _without_idle(options)
     meaning = [route, tenant, digest, fingerprint, fields, _options(options)]
+    if day:
+        meaning.append(day)
     return blake2b(_bytes(meaning), digest_size=KEY_BYTES, person=b"rayllama-key-1").digest()
 
 
