@@ -13,10 +13,12 @@ Dies:         a dead engine is restarted in place; too many deaths fail the heal
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing, nullcontext
+from time import time
 from typing import Any, Self
 
 from serve.errors import DeadlineExceeded, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import Read
+from serve.ollama.dated import utc_offset_s
 from serve.ollama.ending import Ending
 from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
@@ -111,9 +113,13 @@ class Inference:
         """What this replica's engine is and has, now. Raises `EngineError` while it has none."""
         supervisor = self._up()
         await supervisor.check()
-        models = await supervisor.catalogue.fresh()
+        models = await supervisor.dated.marked(await supervisor.catalogue.fresh())
         return Report(
-            supervisor.replica_id, supervisor.engine_version, supervisor.fingerprint, models
+            supervisor.replica_id,
+            supervisor.engine_version,
+            supervisor.fingerprint,
+            models,
+            utc_offset_s(self._settings.inference, time()),
         )
 
     async def check_health(self) -> None:

@@ -71,34 +71,42 @@ class Inference(Protocol):
 
 
 class Model(Struct, frozen=True):
-    """One tag as an engine lists it: its digest, and its row of `/api/tags` as JSON."""
+    """One tag as an engine lists it: its digest, and its row of `/api/tags` as JSON.
+
+    `is_dated`: its prompts may hold the date (`serve.wire.dates`). So is what isn't known yet.
+    """
 
     digest: str
     row: bytes = b""
+    is_dated: bool = True
 
 
 class Report(Struct, frozen=True):
     """What one inference replica tells the shards about its engine, every `catalogue.poll_s`.
 
     `models` maps canonical names to what the engine lists now. `fingerprint` as in `Tail`.
+    `utc_offset_s`: how far the engine's local time is ahead of UTC.
     """
 
     replica_id: str
     engine_version: str
     fingerprint: str
     models: Mapping[str, Model]
+    utc_offset_s: int = 0
 
 
 class CatalogueView(Struct, frozen=True):
     """What all replicas agree on: name → model; names they disagree on are left out.
 
     `fingerprint` is "" where replicas differ in it, and then nothing may be cached.
+    `utc_offset_s` is None where they differ in it, and then nothing that holds the date may.
     """
 
     epoch: int
     fingerprint: str
     engine_version: str
     models: Mapping[str, Model]
+    utc_offset_s: int | None = 0
 
 
 class Clock(Protocol):

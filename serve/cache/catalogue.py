@@ -24,6 +24,8 @@ Both classes are plain state: the time is handed in, in seconds of any monotonic
 
 from collections.abc import Iterable, Mapping
 
+from msgspec import structs
+
 from serve.ports import CatalogueView, Model, Report
 
 EMPTY = CatalogueView(epoch=0, fingerprint="", engine_version="", models={})
@@ -67,17 +69,19 @@ class Registry:
         # Sorted, so that which replica's row is shown doesn't depend on who reported first.
         reports = [report for _, (report, _) in sorted(self._reports.items())]
         fingerprints = {report.fingerprint for report in reports}
+        offsets: set[int | None] = {report.utc_offset_s for report in reports} or {
+            self.view.utc_offset_s
+        }
         view = CatalogueView(
             epoch=self.view.epoch,
             fingerprint=fingerprints.pop() if len(fingerprints) == 1 else "",
             engine_version=min((report.engine_version for report in reports), default=""),
             models=_agreed(report.models for report in reports),
+            utc_offset_s=offsets.pop() if len(offsets) == 1 else None,
         )
         if view == self.view:
             return None
-        self.view = CatalogueView(
-            view.epoch + 1, view.fingerprint, view.engine_version, view.models
-        )
+        self.view = structs.replace(view, epoch=view.epoch + 1)
         return self.view
 
 
@@ -86,8 +90,11 @@ def _agreed(listings: Iterable[Mapping[str, Model]]) -> dict[str, Model]:
     disputed: set[str] = set()
     for listing in listings:
         for name, model in listing.items():
-            if agreed.setdefault(name, model).digest != model.digest or not model.digest:
+            known = agreed.setdefault(name, model)
+            if known.digest != model.digest or not model.digest:
                 disputed.add(name)
+            elif known.is_dated and not model.is_dated:  # who knows better speaks for all
+                agreed[name] = structs.replace(known, is_dated=False)
     return {name: model for name, model in agreed.items() if name not in disputed}
 
 

@@ -1,6 +1,7 @@
 """What a request means, as 16 bytes: two requests share an answer only if their keys are equal.
 
-The whole request goes in, as it is sent to the engine, except for the reviewed list `IGNORED`.
+The whole request goes in, as it is sent to the engine, except for the reviewed list
+(`serve.cache.reviewed`).
 Fields that nobody here has heard of go in too: a field that a later Ollama honours makes a miss,
 never a wrong hit. Text is never altered, and absent, null and a spelled-out default are three
 different requests: at worst that is a miss.
@@ -10,6 +11,8 @@ are sorted. Everything deeper keeps its order: tools, `format` and tool argument
 or the grammar in the order they were written in.
 Go matches field names whatever their case and lets the last one win; so names that differ only in
 case keep their order among each other.
+
+The date. A template may print it (`serve.wire.dates`); only then is the engine's local date a part.
 
 Numbers. Ollama reads `options` into Go's `map[string]any`, where every JSON number is a float64
 (api/types.go, `Options.FromMap`): there 1 and 1.0 are the same, up to 2^53. Nowhere else.
@@ -36,32 +39,28 @@ from typing import Any
 
 import msgspec
 
+from serve.cache.reviewed import IGNORED, IGNORED_WHEN_GREEDY
+
 KEY_BYTES = 16
-
-IGNORED: Mapping[str, str] = {
-    "model": "its spelling only: the content digest is in the key, and replies echo the caller's",
-    "stream": "an entry holds the chunks, from which both forms are rendered",
-    "keep_alive": "how long the model stays loaded afterwards, not what it says",
-    "user": "OpenAI's end-user label; no engine reads it",
-    "metadata": "OpenAI's labels for stored completions; no engine reads them",
-    "store": "OpenAI's wish to keep the completion on their side; no engine reads it",
-}
-
-IGNORED_WHEN_GREEDY: Mapping[str, str] = {
-    "top_p": "at temperature 0 it only removes tokens that would not be taken",
-}
 
 _EXACT_IN_FLOAT64 = 1 << 53
 _encode = msgspec.msgpack.Encoder().encode
 
 
 def request_key(
-    route: str, native: Mapping[str, Any], *, digest: str, fingerprint: str, tenant: str
+    route: str,
+    native: Mapping[str, Any],
+    *,
+    digest: str,
+    fingerprint: str,
+    tenant: str,
+    day: str = "",
 ) -> bytes:
     """The key of a native request body.
 
     `route` is the native route (`/api/chat`), whatever dialect the request came in. `digest` is the
-    content digest that the model's name stands for, `fingerprint` the engine's runtime.
+    content digest that the model's name stands for, `fingerprint` the engine's runtime. `day`: the
+    engine's local date where the prompt may hold it (`serve.wire.dates`), else "".
     Raises `RecursionError` where the body is nested too deeply to encode.
     """
     options = native.get("options")
@@ -76,6 +75,8 @@ def request_key(
     if not native.get("logprobs"):
         options = _without_idle(options)
     meaning = [route, tenant, digest, fingerprint, fields, _options(options)]
+    if day:
+        meaning.append(day)
     return blake2b(_bytes(meaning), digest_size=KEY_BYTES, person=b"rayllama-key-1").digest()
 
 

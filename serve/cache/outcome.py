@@ -20,12 +20,14 @@ Missed = Literal[
     "unlisted",  # no engine lists the model, or they disagree about it
     "joined",  # the same is being generated just now: what it brings is passed on
     "mixed-engines",  # the engines differ in version or settings
+    "mixed-zones",  # they differ in their local time, and the prompt may hold the date
 ]
 Dropped = (
     Literal[
         "digest",  # made from another content than the catalogue's, or no longer vouched for
         "too-large",  # over `cache.max_entry_bytes` packed
         "purged",  # asked before a purge
+        "midnight",  # asked on another day than answered, and the prompt may hold the date
         "unsent",  # the shard is away; the near cache has it all the same
     ]
     | Unworthy
@@ -47,6 +49,8 @@ class Question(Struct, frozen=True):
     tenant: str = ""
     generations: tuple[int, ...] = ()
     """Of each shard, when this was asked (`protocol.Put`)."""
+    day: str = ""
+    """The engine's local date where the prompt may hold it."""
 
     @property
     def spelled(self) -> str:

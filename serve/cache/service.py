@@ -28,6 +28,7 @@ from serve.cache.batch import Batches
 from serve.cache.catalogue import Catalogue
 from serve.cache.client import Resolve
 from serve.cache.control import NO_CONTROLS, Controls, controls
+from serve.cache.days import Days
 from serve.cache.entry import MAX_UNPACKED_BYTES, Entry
 from serve.cache.flights import MAX_FLIGHT_BYTES
 from serve.cache.joining import Joining
@@ -77,6 +78,7 @@ class AnswerCache:
         """How old an answer may grow, in whole seconds."""
         self.dropped: Counter[Dropped] = Counter()
         self.catalogue = Catalogue(settings.lease_s)
+        self._days = Days(self.catalogue, now)
         self.near = Near(settings, self.catalogue.vouches)
         self.shards = Shards(resolvers, clock=clock, lease_s=settings.lease_s, watcher=self)
         self._batches = Batches(
@@ -117,7 +119,8 @@ class AnswerCache:
 
     def viewed(self, view: CatalogueView, generation: int) -> None:
         """From the authority: the view, and whether near answers must be forgotten."""
-        if generation != self._generation:
+        has_moved = view.utc_offset_s != self.catalogue.view.utc_offset_s
+        if generation != self._generation or has_moved:  # when the day ends was told with replies
             self._generation = generation
             self.near.clear()
         self.catalogue.adopt(view)
@@ -245,7 +248,8 @@ class AnswerCache:
     ) -> None:
         """Keep the reply to these bytes in the near cache, as long as its entry lives."""
         question, entry = hit.question, hit.entry
-        if not question.is_plain or question.generation != self._generation:
+        is_past = question.generation != self._generation or self._days.is_over(question)
+        if is_past or not question.is_plain:
             return
         age_s = max(0.0, self._now() - entry.stored_at)
         reply = NearReply(
@@ -254,7 +258,8 @@ class AnswerCache:
             fingerprint=question.fingerprint,
             key=question.key,
             stored_at=entry.stored_at,
-            expires_at=self._clock() + self._settings.ttl_s - age_s,
+            expires_at=self._clock()
+            + min(self._settings.ttl_s - age_s, self._days.left_s(question)),
             status=status,
             headers=tuple(headers),
             body=body,
@@ -273,14 +278,25 @@ class AnswerCache:
             return Miss("miss", "unlisted")
         if not view.fingerprint:
             return Miss("miss", "mixed-engines")
+        day = self._days.of(route, native, model)
+        if day is None:
+            return Miss("miss", "mixed-zones")
         fingerprint, keyed = view.fingerprint, batch.keyed(route, native)
+        facts = {"digest": digest, "fingerprint": fingerprint, "tenant": tenant, "day": day}
         try:
-            key = request_key(route, keyed, digest=digest, fingerprint=fingerprint, tenant=tenant)
+            key = request_key(route, keyed, **facts)
         except RecursionError:
             return Miss("bypass", "unkeyable")
         made_from = (model, key, digest, fingerprint, self._generation)
-        shards = self.shards.generations()
-        return Question(route, native, *made_from, is_plain=True, tenant=tenant, generations=shards)
+        return Question(
+            route,
+            native,
+            *made_from,
+            is_plain=True,
+            tenant=tenant,
+            day=day,
+            generations=self.shards.generations(),
+        )
 
     def _unfit(self, question: Question, tail: Tail) -> Dropped | None:
         if not _is_made_from(question, tail):
@@ -288,6 +304,8 @@ class AnswerCache:
         current = (question.model, question.digest, question.fingerprint)
         if not self.catalogue.vouches(*current, self._clock()):
             return "digest"
+        if self._days.is_over(question):
+            return "midnight"
         return "purged" if question.generation != self._generation else None
 
     def _send(self, question: Question, entry: Entry) -> Dropped | None:
@@ -298,7 +316,8 @@ class AnswerCache:
             return "too-large"
         if len(packed) > self._settings.max_entry_bytes:
             return "too-large"
-        if not self.shards.put(put_of(question, packed, self._settings.kept_s)):
+        ttl_s = min(self._settings.kept_s, self._days.left_s(question))
+        if not self.shards.put(put_of(question, packed, ttl_s)):
             self.dropped["unsent"] += 1
         return None
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from serve.bench import hit, join, miss, target
+from serve.bench import hit, join, miss, target, trace
 from serve.cli import greeting
 from serve.cli.deployfile import DEFAULT, read
 from serve.cli.machine import get
@@ -35,11 +35,14 @@ _OWN_PORTS = {
 def add_to(commands: Any) -> None:
     """The command and its arguments."""
     parser = commands.add_parser("bench", help="measure a Rayllama that runs on this machine")
-    parser.add_argument("what", choices=["hit", "miss", "all", "join"])
+    parser.add_argument("what", choices=["hit", "miss", "all", "join", "trace"])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--url", default=URL, help=f"where Rayllama is (default: {URL})")
     parser.add_argument("--streams", type=int, default=200, help="join: identical ones at once")
     parser.add_argument("--replicas", type=int, default=3, help="join: ingress replicas")
+    parser.add_argument("--trace", default="", metavar="FILE", help="trace: default: generated")
+    parser.add_argument("--requests", type=int, default=20_000, help="trace: generated ones")
+    parser.add_argument("--seed", type=int, default=1, help="trace: of the generator")
     parser.add_argument("--key", default="", help="an API key, where the config asks for one")
     parser.add_argument("--model", default="", help="default: the first that generates text")
     parser.add_argument("--engine", default="", help="miss: the engine's URL (default: found)")
@@ -51,6 +54,8 @@ def add_to(commands: Any) -> None:
 
 
 def _bench(arguments: Namespace) -> int:
+    if arguments.what == "trace":
+        return _trace(arguments)
     if arguments.what == "join" and arguments.url == URL:
         with tempfile.TemporaryDirectory(prefix="rayllama-bench-") as folder:
             config = _own(Path(folder), arguments.replicas)
@@ -65,6 +70,16 @@ def _bench(arguments: Namespace) -> int:
             print(f"{what:5} {name:22} {value}")
     if arguments.json:
         print(json.dumps(figures if arguments.what == "all" else figures[arguments.what]))
+    return 0
+
+
+def _trace(arguments: Namespace) -> int:
+    """A simulation: no Rayllama is asked."""
+    found = trace.trace(
+        arguments.trace, requests=max(1, arguments.requests), seed=arguments.seed, say=_say
+    )
+    if arguments.json:
+        print(json.dumps(found))
     return 0
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 from serve.errors import EngineDied, EngineError, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import CatalogueReader, fingerprint
 from serve.ollama.client import EngineClient
+from serve.ollama.dated import DatedModels
 from serve.ollama.environment import engine_command, engine_environment
 from serve.ollama.process import EngineProcess
 from serve.ollama.reaper import Mark, reap, reap_stale
@@ -63,6 +64,7 @@ class Supervisor:
         self.restarts = 0
         self.engine_version = ""
         self.catalogue = CatalogueReader(self._read_tags)
+        self.dated = DatedModels(self._read_templates, self.catalogue.fresh)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -103,6 +105,7 @@ class Supervisor:
         if self._process is not None:
             await self._process.stop(self._inference.stop_timeout_s)
             await asyncio.to_thread(reap, self._mark)
+        await self.dated.aclose()
         await self.catalogue.aclose()
         if self._client is not None:
             await self._client.aclose()
@@ -176,6 +179,10 @@ class Supervisor:
         if self._client is None or not self._settled.is_set():
             raise EngineNotReady("the engine is not ready")
         return await self._client.tags()
+
+    async def _read_templates(self, model: str) -> tuple[str, str]:
+        shown = await (await self.ready()).show(model)
+        return shown.template or "", shown.modelfile or ""
 
     async def _launch(self, tries: int = _PORT_TRIES) -> EngineProcess:
         """Start an engine on a free port and wait until it is ready. Failing, it leaves none."""

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from ollama import _types as ollama_types
 from pydantic import BaseModel
 
-from serve.cache.key import IGNORED, IGNORED_WHEN_GREEDY, KEY_BYTES, request_key
+from serve.cache.key import KEY_BYTES, request_key
+from serve.cache.reviewed import IGNORED, IGNORED_WHEN_GREEDY
 from serve.wire import gojson, openai
 from serve.wire.native import ChatRequest, decode
 

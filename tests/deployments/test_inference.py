@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from deployments.inference import Inference
 from serve.errors import RUNNER_DIED, EngineNotReady
@@ -290,3 +291,20 @@ async def test_sigterm_to_the_replica_leaves_nothing_either(tmp_path: Path) -> N
         process.terminate()
         process.wait()
         await until(lambda: not marked(name))
+
+
+@pytest.mark.parametrize("template", ["{{ .System }}", "{{ currentDate }}"])
+async def test_a_report_says_whose_prompts_may_hold_the_date(template: str, tmp_path: Path) -> None:
+    (tmp_path / "template").write_text(template)
+    settings = faulty(tmp_path)
+    zoned = settings.inference.env | {"TZ": SecretStr("Asia/Kolkata")}
+    inference = settings.inference.model_copy(update={"env": zoned})
+    async with replica(settings.model_copy(update={"inference": inference})) as running:
+        supervisor = supervisor_of(running)
+        (tmp_path / "show_hang").touch()
+        report = await running.report()
+        assert report.models[FAULTY_MODEL].is_dated, "not known yet"
+        assert report.utc_offset_s == 19800
+        (tmp_path / "show_hang").unlink()
+        await until(lambda: bool(supervisor.dated._known))
+        assert (await running.report()).models[FAULTY_MODEL].is_dated is ("Date" in template)

@@ -111,6 +111,9 @@ class Faulty(BaseHTTPRequestHandler):
             self._bytes(body, 200, "application/octet-stream")
             return
         request = json.loads(body)
+        if self.path == "/api/show" and "/" in request["model"]:
+            self._show()
+            return
         fault = request.get("fault", "")
         if not request.get("prompt"):
             self._load(request)
@@ -120,6 +123,17 @@ class Faulty(BaseHTTPRequestHandler):
             os.kill(os.getpid(), signal.SIGKILL)
         else:
             self._stream(request, fault)
+
+    def _show(self) -> None:
+        while (SCRATCH / "show_hang").exists():
+            time.sleep(0.01)
+        template = SCRATCH / "template"
+        text = template.read_text() if template.exists() else "{{ .System }}{{ .Prompt }}"
+        shown = {"template": text, "modelfile": "FROM x\n", "model_info": {}, "details": {}}
+        if "show_refused" in FAULTS:
+            self._json({"error": "model 'x' not found"}, 404)
+        else:
+            self._json(shown)
 
     def _load(self, request: dict[str, Any]) -> None:
         if "load_hangs" in FAULTS:
