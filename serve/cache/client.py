@@ -121,10 +121,13 @@ class ShardClient:
         """Is there a connection that has been greeted?"""
         return self._link is not None
 
-    async def get(self, key: bytes, timeout_s: float) -> bytes | None:
-        """The packed entry, or None for a miss. Raises `CacheUnavailable`."""
+    async def get(self, key: bytes, timeout_s: float, *, is_quiet: bool = False) -> bytes | None:
+        """The packed entry, or None for a miss. Raises `CacheUnavailable`.
+
+        If `is_quiet`, the shard counts it as neither.
+        """
         link = self._connected()
-        answer = await link.ask(Get(link.next_id(), key), timeout_s)
+        answer = await link.ask(Get(link.next_id(), key, is_quiet), timeout_s)
         if isinstance(answer, Hit):
             return answer.packed
         _expect(answer, Miss)

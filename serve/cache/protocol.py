@@ -43,10 +43,11 @@ class Hello(Struct, frozen=True, array_like=True, tag=0, gc=False):
 
 
 class Get(Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Is there an answer? → `Hit` or `Miss`."""
+    """Is there an answer? → `Hit` or `Miss`. If `is_quiet`, it is counted as neither."""
 
     id: Id
     key: Key
+    is_quiet: bool = False
 
 
 class Put(Struct, frozen=True, array_like=True, tag=2, gc=False):

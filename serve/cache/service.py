@@ -150,7 +150,7 @@ class AnswerCache:
             if asked.refuses(self._now() - batch.stored_at(found)):
                 found = Miss("miss", "too-old", question)
         elif self._is_shared(question, asked):
-            found = await self._share(self._question(route, native, model, tenant))
+            found = await self._share(self.question(route, native, model, tenant))
         else:
             found = question
         if asked.only_if_cached and isinstance(found, Miss):
@@ -161,15 +161,21 @@ class AnswerCache:
         self, route: str, native: Mapping[str, Any], model: str, tenant: str, asked: Controls
     ) -> Question | Miss:
         """What a shard is to be asked, or why none is."""
-        policy_of_model = self._policies.get(model, self._settings.policy)
-        verdict = policy.gate(route, native, policy_of_model, asked)
+        verdict = self.verdict(route, native, model, asked)
         if not verdict.may_store:
             return Miss("bypass", verdict.reason or "policy")
-        question = self._question(route, native, model, tenant)
+        question = self.question(route, native, model, tenant)
         if verdict.may_read or isinstance(question, Miss):
             return question
         question = structs.replace(question, is_plain=False)
         return Miss("bypass", verdict.reason or "policy", question)
+
+    def verdict(
+        self, route: str, native: Mapping[str, Any], model: str, asked: Controls
+    ) -> policy.Verdict:
+        """May this request be answered from memory, and its answer be kept?"""
+        policy_of_model = self._policies.get(model, self._settings.policy)
+        return policy.gate(route, native, policy_of_model, asked)
 
     def _is_shared(self, miss: Miss, asked: Controls) -> bool:
         """May those who ask for the same sample at the same time get the same?"""
@@ -252,7 +258,7 @@ class AnswerCache:
         )
         self.near.put(raw_key, reply)
 
-    def _question(
+    def question(
         self, route: str, native: Mapping[str, Any], model: str, tenant: str
     ) -> Question | Miss:
         """The request under the digest that its model stands for now."""

@@ -33,6 +33,7 @@ from serve.cache.protocol import (
     Renew,
     Renewed,
     Reported,
+    Stats,
     Subscribe,
     Viewed,
     Welcome,
@@ -131,6 +132,10 @@ class ShardServer:
     def subscribers(self) -> int:
         """How many connections are told of changes."""
         return sum(connection.is_subscriber for connection in self._connections)
+
+    def stats(self, ask_id: int = 0) -> Stats:
+        """What this shard holds, and its counts since it started."""
+        return self.holdings.stats(ask_id, self.subscribers)
 
     def view(self, ask_id: int = 0) -> Viewed:
         """What subscribers are told."""
@@ -263,7 +268,7 @@ class _Connection(asyncio.Protocol):
             raise ValueError("no hello of ours")
 
     def _get(self, get: Get) -> None:
-        packed = self._holdings.get(get.key)
+        packed = self._holdings.get(get.key, is_quiet=get.is_quiet)
         write(Miss(get.id) if packed is None else Hit(get.id, packed), self._out)
 
     def _put(self, put: Put) -> None:
@@ -284,7 +289,7 @@ class _Connection(asyncio.Protocol):
         write(Renewed(renew.id, self._holdings.registry.view.epoch), self._out)
 
     def _ask(self, ask: Ask) -> None:
-        write(self._holdings.stats(ask.id, self._server.subscribers), self._out)
+        write(self._server.stats(ask.id), self._out)
 
     def _purge(self, purge: Purge) -> None:
         entries = self._holdings.purge(purge.model)

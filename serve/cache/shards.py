@@ -55,6 +55,14 @@ class Shards:
         """The packed entry, or None for a miss. Raises `CacheUnavailable`."""
         return await self._of(key).get(key, timeout_s)
 
+    async def peek(self, key: bytes, timeout_s: float) -> bytes | None:
+        """The same, counted neither as a hit nor as a miss."""
+        return await self._of(key).get(key, timeout_s, is_quiet=True)
+
+    def number(self, key: bytes) -> int:
+        """The number of the shard that has this key."""
+        return shard_of(key, len(self._clients))
+
     def join(self, key: bytes, passenger: Passenger, *, may_read: bool) -> Ticket:
         """Ask the key's shard for an answer or a seat in its flight. Raises `CacheUnavailable`."""
         return self._of(key).join(key, passenger, may_read=may_read)

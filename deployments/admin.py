@@ -1,0 +1,94 @@
+"""The admin API's process.
+
+Owns:         the admin port, the application behind it, connections to the cache shards.
+Does not own: anything cached, nor a way to it for clients: the ingress doesn't route here.
+Lives:        on the head node, as a deployment actor of the ingress: Serve starts and recreates it.
+Dies:         with the application; while it is away nothing but `rayllama cache` misses it.
+"""
+
+import asyncio
+import logging
+import socket
+from functools import partial
+from time import monotonic, time
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from deployments.handles import sibling_shard_address
+from serve.cache.service import AnswerCache
+from serve.settings import Settings, parse
+from serve.web.admin import AdminServices
+from serve.web.app import create_admin
+from serve.web.identity import Directory
+from serve.web.origin import Hosts
+
+log = logging.getLogger("rayllama.admin")
+
+_BACKLOG = 128
+_AGAIN_S = 1.0
+
+
+class Admin:
+    """The actor. Its port may be taken for a while: during a rollout the one before still has it.
+
+    So it is never a reason to fail: Serve would not start the ingress without this actor.
+    """
+
+    def __init__(self, settings: Settings | dict[str, Any]) -> None:
+        # Serve dumps them into a dict where its config file has a `deployments` block of its own.
+        self._settings = settings if isinstance(settings, Settings) else parse(settings)
+        self._answers = AnswerCache(
+            self._settings.cache.model_copy(update={"near_max_bytes": 0}),
+            [partial(sibling_shard_address, index) for index in range(self._settings.cache.shards)],
+            clock=monotonic,
+            now=time,
+        )
+        self._serving = asyncio.get_running_loop().create_task(self._serve())
+
+    async def stop(self) -> None:
+        """Close the port and the connections."""
+        self._serving.cancel()
+        await asyncio.wait([self._serving])
+
+    async def _serve(self) -> None:
+        settings = self._settings
+        services = AdminServices(
+            answers=self._answers,
+            directory=Directory(settings.auth),
+            hosts=Hosts(loopback=settings.admin.is_loopback),
+            now=time,
+            max_body_bytes=settings.ingress.max_body_bytes,
+        )
+        async with self._answers:
+            await listen(create_admin(services), settings.admin.host, settings.admin.port)
+
+
+async def listen(app: ASGIApp, host: str, port: int) -> None:
+    """Serve an application until cancelled, from the moment that the port is free."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", server_header=False
+    )
+    server = uvicorn.Server(config)
+    bound = await _bound(host, port)
+    try:
+        await server.serve([bound])
+    finally:
+        bound.close()
+
+
+async def _bound(host: str, port: int) -> socket.socket:
+    is_said = False
+    while True:
+        try:
+            return socket.create_server(
+                (host, port),
+                family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+                backlog=_BACKLOG,
+            )
+        except OSError as fault:
+            if not is_said:
+                log.warning("admin.port: %s:%d: %s; trying again", host, port, fault)
+            is_said = True
+        await asyncio.sleep(_AGAIN_S)
