@@ -7,14 +7,9 @@ Dies:         with the application; while it is away nothing but `rayllama cache
 """
 
 import asyncio
-import logging
-import socket
 from functools import partial
 from time import monotonic, time
 from typing import Any
-
-import uvicorn
-from starlette.types import ASGIApp
 
 from deployments.handles import sibling_shard_address
 from serve.cache.service import AnswerCache
@@ -22,12 +17,8 @@ from serve.settings import Settings, parse
 from serve.web.admin import AdminServices
 from serve.web.app import create_admin
 from serve.web.identity import Directory
+from serve.web.listener import listen
 from serve.web.origin import Hosts
-
-log = logging.getLogger("rayllama.admin")
-
-_BACKLOG = 128
-_AGAIN_S = 1.0
 
 
 class Admin:
@@ -63,32 +54,3 @@ class Admin:
         )
         async with self._answers:
             await listen(create_admin(services), settings.admin.host, settings.admin.port)
-
-
-async def listen(app: ASGIApp, host: str, port: int) -> None:
-    """Serve an application until cancelled, from the moment that the port is free."""
-    config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", server_header=False
-    )
-    server = uvicorn.Server(config)
-    bound = await _bound(host, port)
-    try:
-        await server.serve([bound])
-    finally:
-        bound.close()
-
-
-async def _bound(host: str, port: int) -> socket.socket:
-    is_said = False
-    while True:
-        try:
-            return socket.create_server(
-                (host, port),
-                family=socket.AF_INET6 if ":" in host else socket.AF_INET,
-                backlog=_BACKLOG,
-            )
-        except OSError as fault:
-            if not is_said:
-                log.warning("admin.port: %s:%d: %s; trying again", host, port, fault)
-            is_said = True
-        await asyncio.sleep(_AGAIN_S)
