@@ -24,7 +24,7 @@ class Cache:
         # Serve dumps them into a dict where its config file has a `deployments` block of its own.
         settings = CacheSettings.model_validate(settings)
         self._secret = secrets.token_bytes(32)
-        self._server = ShardServer(self._secret, settings, clock=monotonic)
+        self._server = ShardServer(self._secret, settings, clock=monotonic, has_forerunner=True)
         self._gauges = ShardGauges(index, self._server.stats)
         self._address: tuple[str, int] | None = None
 

@@ -215,6 +215,10 @@ class CacheSettings(Section):
     max_entry_bytes: Size = 1 << 20
     """A larger answer is not stored."""
 
+    tenant_share: Annotated[float, Field(gt=0, le=1)] = 1
+    """The part of `max_bytes` that one tenant may hold; beyond it, its own least recently used
+    answers leave."""
+
     near_max_bytes: Size = 16 << 20
     """The near cache of each ingress replica. 0: none, every hit asks the shard."""
 

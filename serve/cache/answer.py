@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from serve.cache import vectors
 from serve.cache.entry import VECTOR_TYPE, Entry, unpack
 from serve.cache.outcome import Question
+from serve.cache.protocol import Put
+from serve.cache.shards import shard_of
 from serve.cache.vectors import Vector
 
 JSON_TYPE = "application/json; charset=utf-8"
@@ -23,6 +25,21 @@ def entry_of(
         content_type=content_type,
         stored_at=stored_at,
         lines=tuple(lines),
+    )
+
+
+def put_of(question: Question, packed: bytes, ttl_s: float) -> Put:
+    """An answer's way into its shard, which refuses it if there was a purge since it was asked."""
+    generations = question.generations
+    return Put(
+        question.key,
+        packed,
+        question.model,
+        question.digest,
+        question.fingerprint,
+        ttl_s,
+        question.tenant,
+        generations[shard_of(question.key, len(generations))],
     )
 
 

@@ -105,6 +105,10 @@ class Catalogue:
         if epoch == self.view.epoch:
             self._until = max(self._until, asked_at + self._lease_s)
 
+    def forfeit(self) -> None:
+        """Believe nothing until the lease is renewed."""
+        self._until = float("-inf")
+
     def is_live(self, now: float) -> bool:
         """May the view be believed?"""
         return now < self._until

@@ -14,11 +14,15 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from msgspec import structs
+
 from serve.cache.flights import Ending
 from serve.cache.link import CONNECT_WITHIN_S, Link, Passenger
 from serve.cache.protocol import (
     Answer,
     Ask,
+    Confirm,
+    Confirmed,
     Fill,
     Finish,
     Get,
@@ -63,6 +67,10 @@ class Watcher(Protocol):
         """The shard said, some time after `asked_at`, that this is still its epoch."""
         ...
 
+    def forfeited(self) -> None:
+        """This end closes the connection: the lease ends now."""
+        ...
+
 
 class Ticket:
     """A seat in a flight, on the connection that it was taken on."""
@@ -101,6 +109,8 @@ class ShardClient:
         self._watcher = watcher
         self._link: Link | None = None
         self._keeping: asyncio.Task[None] | None = None
+        self.generation = -1
+        """The shard's, as last told; -1 is no shard's."""
 
     async def __aenter__(self) -> Self:
         self._keeping = asyncio.get_running_loop().create_task(self._keep())
@@ -157,12 +167,19 @@ class ShardClient:
         link = self._connected()
         return _expect(await link.ask(Ask(link.next_id()), ASK_WITHIN_S), Stats)
 
-    async def purge(self, model: str = "") -> int:
-        """Drop the entries of a canonical name, or all; returns how many. Raises
-        `CacheUnavailable`."""
+    async def purge(self, purge: Purge) -> Purged:
+        """Drop or count entries, whatever the `id` given. Raises `CacheUnavailable`."""
         link = self._connected()
-        answer = await link.ask(Purge(link.next_id(), model), ASK_WITHIN_S)
-        return _expect(answer, Purged).entries
+        asked = structs.replace(purge, id=link.next_id())
+        return _expect(await link.ask(asked, ASK_WITHIN_S), Purged)
+
+    async def confirm(self) -> None:
+        """Returns when every ingress has taken in what the shard was told here before.
+
+        Raises `CacheUnavailable`.
+        """
+        link = self._connected()
+        _expect(await link.ask(Confirm(link.next_id()), ASK_WITHIN_S), Confirmed)
 
     def _connected(self) -> Link:
         if self._link is None:
@@ -195,7 +212,7 @@ class ShardClient:
     async def _connect(self) -> Link:
         host, port, secret = await self._resolve()
         _, link = await asyncio.get_running_loop().create_connection(
-            lambda: Link(self._pushed), host, port
+            lambda: Link(self._pushed, self._leaving), host, port
         )
         try:
             await link.greet(secret)
@@ -210,19 +227,28 @@ class ShardClient:
             asked_at = self._clock()
             answer = await link.ask(Subscribe(link.next_id()), self._lease_s)
             viewed = _expect(answer, Viewed)
-            self._pushed(viewed)
-            self._watcher.renewed(viewed.view.epoch, asked_at)
+            self._renewed(link, viewed.view.epoch, asked_at)
         self._link = link
         while not link.lost.done():
             asked_at = self._clock()
             answer = await link.ask(Renew(link.next_id()), self._lease_s)
-            if self._watcher is not None:
-                self._watcher.renewed(_expect(answer, Renewed).epoch, asked_at)
+            renewed = _expect(answer, Renewed)
+            self.generation = renewed.generation
+            self._renewed(link, renewed.epoch, asked_at)
             await asyncio.wait([link.lost], timeout=self._lease_s / 4)
 
+    def _renewed(self, link: Link, epoch: int, asked_at: float) -> None:
+        if self._watcher is not None and not link.is_left:
+            self._watcher.renewed(epoch, asked_at)
+
     def _pushed(self, viewed: Viewed) -> None:
+        self.generation = viewed.generation
         if self._watcher is not None:
             self._watcher.viewed(viewed.view, viewed.generation)
+
+    def _leaving(self) -> None:
+        if self._watcher is not None:
+            self._watcher.forfeited()
 
 
 _Kind = TypeVar("_Kind", bound=Answer)

@@ -13,7 +13,8 @@ from collections import Counter
 
 from serve.cache.catalogue import POLLS_A_REPORT_LIVES, Registry
 from serve.cache.flights import Flights
-from serve.cache.protocol import Put, Stats
+from serve.cache.index import Selection
+from serve.cache.protocol import Purge, Put, Stats
 from serve.cache.store import Store, Stored
 from serve.ports import Clock, Report
 from serve.settings import CacheSettings
@@ -34,8 +35,8 @@ class Holdings:
         self.store = Store(settings, self._max_bytes, clock)
         self.flights = Flights(clock, LEASES_A_FLIGHT_LIVES * settings.lease_s)
         self.registry = Registry(POLLS_A_REPORT_LIVES * settings.catalogue_poll_s)
-        # Random, so that an ingress can tell a new shard from the one that it knew.
-        self.generation = secrets.randbits(48)
+        # Random, so that an ingress can tell a new shard from the one it knew; 0 is no shard's.
+        self.generation = 1 + secrets.randbits(48)
 
     def get(self, key: bytes, *, is_quiet: bool = False) -> bytes | None:
         """The packed entry, if there is one that is still current. If `is_quiet`, not counted."""
@@ -61,13 +62,16 @@ class Holdings:
     def _refusal(self, put: Put) -> str | None:
         if len(put.packed) > self._settings.max_entry_bytes:
             return "too-large"
+        if put.generation not in (0, self.generation):
+            return "purged"  # or made for the shard that was here before
         if not self.registry.vouches(put.model, put.digest, put.fingerprint):
             return "digest"
-        expires_at = self._clock() + min(put.ttl_s, self._settings.ttl_s)
+        now = self._clock()
+        expires_at = now + min(put.ttl_s, self._settings.ttl_s)
         # One object for all entries of a model: the message's own copies would weigh 300 bytes.
         view = self.registry.view
         made_from = (sys.intern(put.model), view.models[put.model].digest, view.fingerprint)
-        stored = Stored(put.packed, *made_from, expires_at)
+        stored = Stored(put.packed, *made_from, expires_at, sys.intern(put.tenant), now)
         return None if self.store.put(put.key, stored) else "too-large"
 
     def report(self, report: Report) -> bool:
@@ -80,10 +84,15 @@ class Holdings:
         self.flights.expire()
         return self.registry.expire(self._clock()) is not None
 
-    def purge(self, model: str = "") -> int:
-        """Drop the entries of a model, or all, and make near caches forget theirs."""
-        self.generation += 1
-        return self.store.purge(model)
+    def purge(self, purge: Purge) -> tuple[int, int]:
+        """Drop the entries that fit, and make near caches forget all of theirs; or only count.
+
+        Returns how many, and what they weigh.
+        """
+        if not purge.dry_run:
+            self.generation += 1
+        which = Selection(purge.model, purge.tenant, purge.key, purge.older_than_s)
+        return self.store.purge(which, dry_run=purge.dry_run)
 
     def stats(self, ask_id: int, subscribers: int) -> Stats:
         """The counts since this shard started."""
@@ -102,4 +111,5 @@ class Holdings:
             flights=self.flights.count,
             led=self.flights.led,
             joined=self.flights.joined,
+            tenants=self.store.index.tenants(),
         )

@@ -20,6 +20,7 @@ from serve.cache.protocol import (
     Answer,
     Ask,
     Closed,
+    Confirm,
     Follow,
     Frames,
     Get,
@@ -34,6 +35,7 @@ from serve.cache.protocol import (
     Question,
     Renew,
     Subscribe,
+    Taken,
     Viewed,
     Welcome,
     decode_answer,
@@ -65,11 +67,16 @@ class Passenger(Protocol):
 
 
 class Link(asyncio.Protocol):
-    """One connection, as an asyncio protocol. `pushed` gets what the shard says unasked."""
+    """One connection, as an asyncio protocol. `pushed` gets what the shard says unasked; `leaving`
+    is called before this end closes the connection (`serve.cache.taken`, rule 4)."""
 
-    def __init__(self, pushed: Callable[[Viewed], None]) -> None:
+    def __init__(
+        self, pushed: Callable[[Viewed], None], leaving: Callable[[], None] = lambda: None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pushed = pushed
+        self._leaving = leaving
+        self.is_left = False
         self._frames = Frames(MAX_FRAME_BYTES)
         self._ids = count(1)
         self._asked: dict[int, tuple[asyncio.Future[Answer], asyncio.TimerHandle]] = {}
@@ -91,7 +98,7 @@ class Link(asyncio.Protocol):
         await welcome
 
     async def ask(
-        self, question: Get | Subscribe | Renew | Ask | Purge, timeout_s: float
+        self, question: Get | Subscribe | Renew | Ask | Purge | Confirm, timeout_s: float
     ) -> Answer:
         """The answer. Raises `CacheUnavailable` if there is none in time."""
         answer = self._expect(question.id, timeout_s)
@@ -131,7 +138,7 @@ class Link(asyncio.Protocol):
     async def drop(self) -> None:
         """Close at once. Returns when it is closed, which no peer can hold up."""
         if not self.lost.done():
-            self._transport.abort()
+            self._leave()
             await asyncio.wait([self.lost])
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -165,10 +172,14 @@ class Link(asyncio.Protocol):
                 self._take(decode_answer(frame))
         except MALFORMED as fault:
             log.warning("a cache shard made no sense: %s", type(fault).__name__)
-            self._transport.abort()
+            self._leave()
 
     def _take(self, answer: Answer) -> None:
         ask_id = 0 if isinstance(answer, Welcome) else answer.id
+        if isinstance(answer, Viewed):
+            # In force before the next message is read, be it asked for or not: whoever waits for it
+            # wakes later, and must not put it in the place of a newer one.
+            self._pushed(answer)
         waiting = self._asked.pop(ask_id, None)
         if waiting is not None:
             future, timer = waiting
@@ -181,7 +192,7 @@ class Link(asyncio.Protocol):
                 del self._aboard[ask_id]
             passenger.heard(answer)
         elif isinstance(answer, Viewed) and ask_id == 0:
-            self._pushed(answer)
+            self.tell(Taken(answer.change))
         elif ask_id == 0:
             raise ValueError("news of no kind that there is")
 
@@ -198,6 +209,11 @@ class Link(asyncio.Protocol):
         timer.cancel()
         if not future.done():
             future.set_exception(CacheUnavailable(why))
+
+    def _leave(self) -> None:
+        self.is_left = True
+        self._leaving()
+        self._transport.abort()
 
     def _resume(self) -> None:
         self._resumed.set()

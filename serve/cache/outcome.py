@@ -44,6 +44,8 @@ class Question(Struct, frozen=True):
     is_plain: bool
     """No cache controls: the reply may be given again to the same bytes."""
     tenant: str = ""
+    generations: tuple[int, ...] = ()
+    """Of each shard, when this was asked (`protocol.Put`)."""
 
     @property
     def spelled(self) -> str:

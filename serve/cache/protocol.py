@@ -51,7 +51,11 @@ class Get(Struct, frozen=True, array_like=True, tag=1, gc=False):
 
 
 class Put(Struct, frozen=True, array_like=True, tag=2, gc=False):
-    """Here is an answer; nothing is said in return."""
+    """Here is an answer; nothing is said in return.
+
+    `generation`: the shard's own, as last told (`Renewed`) when the answer was asked for; an answer
+    that was asked for before a purge is refused. 0: kept whenever it was asked for.
+    """
 
     key: Key
     packed: bytes
@@ -59,6 +63,8 @@ class Put(Struct, frozen=True, array_like=True, tag=2, gc=False):
     digest: str
     fingerprint: str
     ttl_s: Ttl
+    tenant: str = ""
+    generation: int = 0
 
 
 class Reported(Struct, frozen=True, array_like=True, tag=3):
@@ -86,10 +92,18 @@ class Ask(Struct, frozen=True, array_like=True, tag=6, gc=False):
 
 
 class Purge(Struct, frozen=True, array_like=True, tag=7, gc=False):
-    """Drop the entries of a model, or all if "" → `Purged`."""
+    """Drop the entries that fit all that is said here, or, if nothing is, all → `Purged`, when no
+    ingress serves a near answer from before. With `dry_run` they are only counted, at once.
+
+    `older_than_s`: stored at least so many seconds ago.
+    """
 
     id: Id
-    model: str
+    model: str = ""
+    tenant: str = ""
+    key: Annotated[bytes, Meta(max_length=32)] = b""
+    older_than_s: Annotated[float, Meta(ge=0)] = 0.0
+    dry_run: bool = False
 
 
 class Join(Struct, frozen=True, array_like=True, tag=8, gc=False):
@@ -121,6 +135,19 @@ class Finish(Struct, frozen=True, array_like=True, tag=11, gc=False):
     ending: Ending
 
 
+class Taken(Struct, frozen=True, array_like=True, tag=12, gc=False):
+    """From a subscriber: the change of this number is taken in, with all before it; nothing is said
+    in return."""
+
+    change: int
+
+
+class Confirm(Struct, frozen=True, array_like=True, tag=13, gc=False):
+    """Tell me when every ingress has taken in what has changed up to now → `Confirmed`."""
+
+    id: Id
+
+
 class Welcome(Struct, frozen=True, array_like=True, tag=20, gc=False):
     """The secret was right."""
 
@@ -142,24 +169,29 @@ class Miss(Struct, frozen=True, array_like=True, tag=22, gc=False):
 
 class Viewed(Struct, frozen=True, array_like=True, tag=23):
     """The view. `generation` differs from the last one told if near answers must be forgotten:
-    there was a purge, or this is another shard than before, which can't know whether there was."""
+    there was a purge, or this is another shard than before, which can't know whether there was.
+
+    `change`: the number of this change, for `Taken`."""
 
     id: int
     view: CatalogueView
     generation: int
+    change: int = 0
 
 
 class Renewed(Struct, frozen=True, array_like=True, tag=24, gc=False):
-    """The view's epoch, now."""
+    """The view's epoch and the generation, now."""
 
     id: int
     epoch: int
+    generation: int = 0
 
 
 class Stats(Struct, frozen=True, array_like=True, tag=25):
     """A shard's holdings, and its counts since it started.
 
     `flights`: generations that run now; `led`, `joined`: seats given, to leaders and to followers.
+    `tenants`: the entries and bytes that each holds.
     """
 
     id: int
@@ -176,13 +208,15 @@ class Stats(Struct, frozen=True, array_like=True, tag=25):
     flights: int = 0
     led: int = 0
     joined: int = 0
+    tenants: dict[str, tuple[int, int]] = {}
 
 
 class Purged(Struct, frozen=True, array_like=True, tag=26, gc=False):
-    """How many entries were dropped."""
+    """How many entries were dropped, or would be, and what they weigh."""
 
     id: int
     entries: int
+    held_bytes: int = 0
 
 
 class Lead(Struct, frozen=True, array_like=True, tag=27, gc=False):
@@ -213,8 +247,27 @@ class Closed(Struct, frozen=True, array_like=True, tag=30, gc=False):
     ending: Ending
 
 
+class Confirmed(Struct, frozen=True, array_like=True, tag=31, gc=False):
+    """Every ingress has taken it in, or its lease on what was before has ended."""
+
+    id: int
+
+
 Question = (
-    Hello | Get | Put | Reported | Subscribe | Renew | Ask | Purge | Join | Fill | Leave | Finish
+    Hello
+    | Get
+    | Put
+    | Reported
+    | Subscribe
+    | Renew
+    | Ask
+    | Purge
+    | Join
+    | Fill
+    | Leave
+    | Finish
+    | Taken
+    | Confirm
 )
 """What a shard may be told."""
 
@@ -224,7 +277,7 @@ Found = Hit | Miss | Lead | Follow
 News = Found | Pieces | Closed
 """What a seat hears."""
 
-Answer = Welcome | Viewed | Renewed | Stats | Purged | News
+Answer = Welcome | Viewed | Renewed | Stats | Purged | Confirmed | News
 """What a shard may say."""
 
 _encoder = msgspec.msgpack.Encoder()

@@ -5,6 +5,7 @@ elsewhere, and during a rollout two versions of the ingress have shards of their
 are is asked again at intervals, and sooner while one of them is not connected.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
@@ -47,6 +48,17 @@ class Reporter:
     def connected(self) -> int:
         """How many shards hear the next report."""
         return sum(client.is_connected for client in self._clients.values())
+
+    async def confirm(self, report: Report) -> None:
+        """Tell every shard, and return when every ingress has taken in what that changed.
+
+        For who changes a tag and may say that it is done only when nobody serves what it was
+        before. Raises `CacheUnavailable` if a shard is away: then nobody knows.
+        """
+        await self.report(report)
+        if self._is_lost():
+            raise CacheUnavailable("not every cache shard is connected")
+        await asyncio.gather(*(client.confirm() for client in self._clients.values()))
 
     async def report(self, report: Report) -> None:
         """Tell every shard that is connected; the others hear a later report."""

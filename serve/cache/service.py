@@ -23,7 +23,7 @@ from typing import Any, Self
 from msgspec import structs
 
 from serve.cache import batch, policy
-from serve.cache.answer import answer_of, entry_of
+from serve.cache.answer import answer_of, entry_of, put_of
 from serve.cache.batch import Batches
 from serve.cache.catalogue import Catalogue
 from serve.cache.client import Resolve
@@ -34,7 +34,6 @@ from serve.cache.joining import Joining
 from serve.cache.key import request_key
 from serve.cache.near import Near, NearReply
 from serve.cache.outcome import Dropped, Hit, Miss, Question
-from serve.cache.protocol import Put
 from serve.cache.recognise import raw_key
 from serve.cache.shards import Shards
 from serve.errors import BadRequest, CacheUnavailable, ConfigError
@@ -122,6 +121,10 @@ class AnswerCache:
     def renewed(self, epoch: int, asked_at: float) -> None:
         """From the authority: the view is still its own."""
         self.catalogue.renew(epoch, asked_at)
+
+    def forfeited(self) -> None:
+        """The connection to the authority is being closed from here."""
+        self.catalogue.forfeit()
 
     def lookup_near(self, raw_key: bytes) -> NearReply | None:
         """The reply to these bytes, if they were answered before and that is still current."""
@@ -276,7 +279,8 @@ class AnswerCache:
         except RecursionError:
             return Miss("bypass", "unkeyable")
         made_from = (model, key, digest, fingerprint, self._generation)
-        return Question(route, native, *made_from, is_plain=True, tenant=tenant)
+        shards = self.shards.generations()
+        return Question(route, native, *made_from, is_plain=True, tenant=tenant, generations=shards)
 
     def _unfit(self, question: Question, tail: Tail) -> Dropped | None:
         if not _is_made_from(question, tail):
@@ -294,8 +298,7 @@ class AnswerCache:
             return "too-large"
         if len(packed) > self._settings.max_entry_bytes:
             return "too-large"
-        made_from = (question.model, question.digest, question.fingerprint)
-        if not self.shards.put(Put(question.key, packed, *made_from, self._settings.ttl_s)):
+        if not self.shards.put(put_of(question, packed, self._settings.ttl_s)):
             self.dropped["unsent"] += 1
         return None
 

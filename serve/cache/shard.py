@@ -4,6 +4,9 @@ Everything happens on one event loop, a batch of frames at a time: what arrived 
 in one write. A peer that does not read its answers is not read from either, so nothing piles up
 for it; a subscriber that is in that state when the view changes is cut off, and comes back. What a
 flight brings waits in the flight's own backlog until the peer reads again.
+
+Each change that subscribers are told has a number, and who asks is told when all have taken it in
+(`serve.cache.taken`).
 """
 
 import asyncio
@@ -21,6 +24,8 @@ from serve.cache.protocol import (
     MAX_HELLO_BYTES,
     VERSION,
     Ask,
+    Confirm,
+    Confirmed,
     Frames,
     Get,
     Hello,
@@ -41,7 +46,9 @@ from serve.cache.protocol import (
     frame,
     write,
 )
+from serve.cache.protocol import Taken as TakenIn
 from serve.cache.seats import SEAT, SeatQuestion, Seats
+from serve.cache.taken import Taken
 from serve.ports import Clock
 from serve.settings import CacheSettings
 
@@ -59,7 +66,14 @@ _UNREAD_BYTES = 1 << 20
 class ShardServer:
     """Owns the listening socket, the connections, and the task that lets things expire."""
 
-    def __init__(self, secret: bytes, settings: CacheSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        secret: bytes,
+        settings: CacheSettings,
+        clock: Clock,
+        *,
+        has_forerunner: bool = False,
+    ) -> None:
         self._secret = secret
         self._tick_s = settings.catalogue_poll_s / 2
         self._connections: set[_Connection] = set()
@@ -68,7 +82,11 @@ class ShardServer:
         self._starting = asyncio.Lock()
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
+        self._settling: asyncio.TimerHandle | None = None
         self.holdings = Holdings(settings, clock)
+        self.taken: Taken[tuple[int, Confirmed | Purged]] = Taken(
+            settings.lease_s, clock, has_forerunner=has_forerunner
+        )
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Listen, once. Returns where: the host as given, and the port."""
@@ -85,6 +103,8 @@ class ShardServer:
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.wait([self._ticking])
+        if self._settling is not None:
+            self._settling.cancel()
         if self._server is not None:
             self._server.close()
             for connection in list(self._connections):
@@ -111,7 +131,9 @@ class ShardServer:
         """A connection is gone, and with it its seats in flights."""
         self._connections.discard(connection)
         self._numbered.pop(connection.number, None)
+        self.taken.left(connection.number, is_cut=connection.is_cut)
         self.deliver()
+        self.settle()
 
     def number(self) -> int:
         """A number for a connection."""
@@ -139,10 +161,25 @@ class ShardServer:
 
     def view(self, ask_id: int = 0) -> Viewed:
         """What subscribers are told."""
-        return Viewed(ask_id, self.holdings.registry.view, self.holdings.generation)
+        view, generation = self.holdings.registry.view, self.holdings.generation
+        return Viewed(ask_id, view, generation, self.taken.change)
+
+    def settle(self) -> None:
+        """Answer those who waited for a change to be taken in, and look again when leases end."""
+        for number, answer in self.taken.due():
+            connection = self._numbered.get(number)
+            if connection is not None:
+                connection.say(answer)
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        next_s = self.taken.next_s
+        if next_s is not None and self._server is not None and self._server.is_serving():
+            self._settling = asyncio.get_running_loop().call_later(next_s + 0.001, self.settle)
 
     def publish(self) -> None:
         """Tell every subscriber the view, now."""
+        self.taken.changed()
         news = frame(self.view())
         for connection in list(self._connections):
             if connection.is_subscriber:
@@ -171,6 +208,7 @@ class _Connection(asyncio.Protocol):
         self._is_paused = False
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_subscriber = False
+        self.is_cut = False
         self._answers: dict[type, Callable[[Any], None]] = {
             Get: self._get,
             Put: self._put,
@@ -179,6 +217,8 @@ class _Connection(asyncio.Protocol):
             Renew: self._renew,
             Ask: self._ask,
             Purge: self._purge,
+            TakenIn: self._taken,
+            Confirm: self._confirm,
             **dict.fromkeys(SEAT, self._seat),
         }
 
@@ -231,8 +271,14 @@ class _Connection(asyncio.Protocol):
         if self._seats.deliver(ask_ids, self._out, is_paused=self._is_paused):
             self._flush()
 
+    def say(self, answer: Confirmed | Purged) -> None:
+        """Answer what was asked some time ago."""
+        write(answer, self._out)
+        self._flush()
+
     def drop(self) -> None:
         """Close at once, without waiting for the peer to read."""
+        self.is_cut = True
         self._waiting.clear()
         self._transport.abort()
 
@@ -283,15 +329,32 @@ class _Connection(asyncio.Protocol):
 
     def _subscribe(self, subscribe: Subscribe) -> None:
         self.is_subscriber = True
+        self._server.taken.subscribed(self.number)
         write(self._server.view(subscribe.id), self._out)
 
     def _renew(self, renew: Renew) -> None:
-        write(Renewed(renew.id, self._holdings.registry.view.epoch), self._out)
+        self._server.taken.renewed(self.number)
+        epoch, generation = self._holdings.registry.view.epoch, self._holdings.generation
+        write(Renewed(renew.id, epoch, generation), self._out)
 
     def _ask(self, ask: Ask) -> None:
         write(self._server.stats(ask.id), self._out)
 
     def _purge(self, purge: Purge) -> None:
-        entries = self._holdings.purge(purge.model)
-        write(Purged(purge.id, entries), self._out)
+        answer = Purged(purge.id, *self._holdings.purge(purge))
+        if purge.dry_run:
+            write(answer, self._out)
+            return
         self._server.publish()
+        self._await(answer)
+
+    def _confirm(self, confirm: Confirm) -> None:
+        self._await(Confirmed(confirm.id))
+
+    def _await(self, answer: Confirmed | Purged) -> None:
+        self._server.taken.wait((self.number, answer))
+        self._server.settle()
+
+    def _taken(self, taken: TakenIn) -> None:
+        self._server.taken.taken(self.number, taken.change)
+        self._server.settle()

@@ -12,7 +12,8 @@ from typing import Self
 
 from serve.cache.client import Resolve, ShardClient, Ticket, Watcher
 from serve.cache.link import Passenger
-from serve.cache.protocol import Put, Stats
+from serve.cache.protocol import Purge, Purged, Put, Stats
+from serve.errors import CacheUnavailable
 from serve.ports import Clock
 
 
@@ -75,13 +76,32 @@ class Shards:
         """Every shard's counts. Raises `CacheUnavailable` if one doesn't answer."""
         return [await client.stats() for client in self._clients]
 
-    async def purge(self, model: str = "") -> int:
-        """Drop the entries of a canonical name, or all, everywhere; returns how many.
+    async def purge(
+        self,
+        *,
+        model: str = "",
+        tenant: str = "",
+        key: bytes = b"",
+        older_than_s: float = 0.0,
+        dry_run: bool = False,
+    ) -> Purged:
+        """Drop the entries that fit all that is said (all, if nothing is), everywhere, or count.
 
-        The authority comes last: it tells the ingresses to forget their near answers, and what they
-        then ask again must be gone from the other shards. Raises `CacheUnavailable`.
+        `model`: a canonical name. When this returns, no ingress serves such an answer any more
+        (`serve.cache.taken`). The authority comes last: it tells the ingresses to forget their near
+        answers, and what they then ask again must be gone from the other shards.
+        Raises `CacheUnavailable` if a shard can't be reached; others may have dropped theirs then.
         """
-        return sum([await client.purge(model) for client in reversed(self._clients)])
+        if self.connected < len(self._clients):
+            raise CacheUnavailable("not every cache shard is connected")
+        told = Purge(1, model, tenant, key, older_than_s, dry_run)
+        purged = [await client.purge(told) for client in reversed(self._clients)]
+        entries, held_bytes = (one.entries for one in purged), (one.held_bytes for one in purged)
+        return Purged(0, sum(entries), sum(held_bytes))
+
+    def generations(self) -> tuple[int, ...]:
+        """Each shard's, as last told: an answer asked for now is stored only if it is the same."""
+        return tuple(client.generation for client in self._clients)
 
     def _of(self, key: bytes) -> ShardClient:
         return self._clients[shard_of(key, len(self._clients))]

@@ -4,9 +4,9 @@ moka decides what leaves (LRU or TinyLFU), and drops what is too old or idle. It
 so how long an entry lives is decided here, by the clock handed in, and moka's TTL only frees the
 memory of entries that nobody asks for.
 
-moka can neither list its keys nor remove by a condition, so an index by model stands beside it,
-kept true by moka's eviction listener. The listener may be called late, even after its key has been
-stored anew; so it removes only the very object that it names.
+moka can neither list its keys nor remove by a condition, so an index by tenant and model stands
+beside it (`serve.cache.index`), kept true by moka's eviction listener. It also knows what leaves
+for one tenant to stay within its share.
 
 Measured with moka-py 0.5 (README, "Decisions"): maintenance runs within `set`, but up to 64 entries
 behind, and `clear` is counted only afterwards; so each change here ends in `run_pending_tasks`.
@@ -17,6 +17,7 @@ from collections import Counter
 from moka_py import Moka
 from msgspec import Struct
 
+from serve.cache.index import ALL, Index, Selection
 from serve.ports import Clock
 from serve.settings import CacheSettings
 
@@ -30,13 +31,18 @@ LONGEST_S = 10 * 365 * 86400.0
 
 
 class Stored(Struct, frozen=True, gc=False):
-    """A packed entry and what decides whether it may still be handed out."""
+    """A packed entry and what decides whether it may still be handed out.
+
+    `expires_at`, `stored_at`: by the store's clock.
+    """
 
     packed: bytes
     model: str
     digest: str
     fingerprint: str
     expires_at: float
+    tenant: str = ""
+    stored_at: float = 0.0
 
 
 class Store:
@@ -45,8 +51,10 @@ class Store:
     def __init__(self, settings: CacheSettings, max_bytes: int, clock: Clock) -> None:
         self._clock = clock
         self._max_bytes = max_bytes
-        self._by_model: dict[str, dict[bytes, Stored]] = {}
+        share = settings.tenant_share
+        self.index: Index[Stored] = Index(weight, int(share * max_bytes) if share < 1 else None)
         self.evictions: Counter[str] = Counter()
+        self._removal = "explicit"
         self._moka: Moka[bytes, Stored] = Moka(
             max_bytes,
             tti=bounded(settings.idle_ttl_s),
@@ -61,6 +69,8 @@ class Store:
         if stored is not None and stored.expires_at <= self._clock():
             self.remove(key)
             return None
+        if stored is not None:
+            self.index.use(key, stored)
         return stored
 
     def put(self, key: bytes, stored: Stored) -> bool:
@@ -69,11 +79,16 @@ class Store:
         A full store may also decide against it later (TinyLFU); then it is simply not there.
         """
         ttl_s = stored.expires_at - self._clock()
-        if ttl_s <= 0 or weight(key, stored) > self._max_bytes:
+        size = weight(key, stored)
+        if ttl_s <= 0 or size > self._max_bytes or not self.index.fits(size):
             return False
-        self._by_model.setdefault(stored.model, {})[key] = stored
+        self.index.add(key, stored)
         self._moka.set(key, stored, ttl=bounded(ttl_s))
         self._moka.run_pending_tasks()
+        self._removal = "share"
+        for surplus in self.index.surplus(stored.tenant):
+            self.remove(surplus)
+        self._removal = "explicit"
         return True
 
     def remove(self, key: bytes) -> bool:
@@ -82,17 +97,14 @@ class Store:
         self._moka.run_pending_tasks()
         return found
 
-    def purge(self, model: str = "") -> int:
-        """Drop all entries, or those of one model. Returns how many."""
-        if model:
-            keys = list(self._by_model.get(model, ()))
-            for key in keys:
+    def purge(self, which: Selection = ALL, *, dry_run: bool = False) -> tuple[int, int]:
+        """Drop the entries that fit. Returns how many, and what they weigh."""
+        found = list(self.index.select(which, self._clock()))
+        if not dry_run:
+            for key, _ in found:
                 self._moka.remove(key)
-        else:
-            keys = [key for index in self._by_model.values() for key in index]
-            self._moka.clear()
-        self._moka.run_pending_tasks()
-        return len(keys)
+            self._moka.run_pending_tasks()
+        return len(found), sum(weight(key, stored) for key, stored in found)
 
     def sweep(self) -> None:
         """Free what has expired. Called now and then; nothing else depends on it."""
@@ -109,12 +121,8 @@ class Store:
         return int(self._moka.weighted_size())
 
     def _evicted(self, key: bytes, stored: Stored, cause: str) -> None:
-        self.evictions[cause] += 1
-        index = self._by_model.get(stored.model)
-        if index is not None and index.get(key) is stored:
-            del index[key]
-            if not index:
-                del self._by_model[stored.model]
+        self.evictions[self._removal if cause == "explicit" else cause] += 1
+        self.index.drop(key, stored)
 
 
 def bounded(seconds: float | None) -> float | None:

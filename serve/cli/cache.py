@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import TypeAdapter, ValidationError
+
 from serve.errors import ConfigError
+from serve.settings import Seconds
 
 URL = "http://127.0.0.1:8001"
 _WITHIN_S = 120.0
@@ -37,6 +40,15 @@ def add_to(commands: Any) -> None:
         help="a header of it, like 'Cache-Control: no-cache'",
     )
     explains.add_argument("--tenant", default="default", help="whose request it would be")
+
+    purges = _subcommand(whats, "purge", "drop entries; without --yes, only count them", _purge)
+    purges.add_argument("--model", default="", help="those of a model, like smollm2:135m")
+    purges.add_argument("--tenant", default="", help="those of a tenant")
+    purges.add_argument("--entry", default="", metavar="KEY", help="one, as `explain` names it")
+    purges.add_argument(
+        "--older-than", default="0", metavar="TIME", help="stored so long ago, like 30m, 2h, 1d"
+    )
+    purges.add_argument("--yes", action="store_true", help="do it")
 
 
 def _subcommand(
@@ -73,25 +85,40 @@ def _explain(arguments: Namespace) -> int:
     return 0
 
 
+def _purge(arguments: Namespace) -> int:
+    which = {
+        "model": arguments.model,
+        "tenant": arguments.tenant,
+        "key": arguments.entry,
+        "older_than_s": _seconds(arguments.older_than),
+        "dry_run": not arguments.yes,
+    }
+    answer = _ask(arguments, "POST", "/admin/cache/purge", json.dumps(which).encode())
+    if not _printed(arguments, answer):
+        found = f"{_shown(answer['entries'])} entries, {_shown(answer['held_bytes'])} bytes"
+        print(f"dropped {found}" if arguments.yes else f"would drop {found}; --yes does it")
+    return 0
+
+
 def table(answer: Mapping[str, Any]) -> str:
     """A line a count, a column for each shard and one for their sum."""
     shards = answer["shards"]
     columns = [("total", answer["total"])] if len(shards) > 1 else []
     columns += [(f"shard {index}", shard) for index, shard in enumerate(shards)]
-    lines = ["".join([f"{'':22}", *(f"{head:>14}" for head, _ in columns)])]
-    for name in _names(dict(shards[0]) | answer["total"], [counts for _, counts in columns]):
+    lines = ["".join([f"{'':26}", *(f"{head:>14}" for head, _ in columns)])]
+    for name in _names([counts for _, counts in columns]):
         values = (_shown(_value(counts, name)) for _, counts in columns)
-        lines.append("".join([f"{' '.join(name):22}", *(f"{value:>14}" for value in values)]))
+        lines.append("".join([f"{' '.join(name):26}", *(f"{value:>14}" for value in values)]))
     return "\n".join(lines)
 
 
-def _names(first: Mapping[str, Any], columns: list[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """The lines' names: that of a count, or of one of those that are kept by name."""
+def _names(columns: list[Any]) -> list[tuple[str, ...]]:
+    """The lines' names: that of a count, or of each of those that are kept by name."""
     names: list[tuple[str, ...]] = []
-    for name, value in first.items():
-        if isinstance(value, dict):
-            inner = {key for counts in columns for key in counts.get(name, {})}
-            names += [(name, key) for key in sorted(inner)]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        values = [column[name] for column in columns if name in column]
+        if isinstance(values[0], dict):
+            names += [(name, *rest) for rest in _names(values)]
         else:
             names.append((name,))
     return names
@@ -100,14 +127,21 @@ def _names(first: Mapping[str, Any], columns: list[Mapping[str, Any]]) -> list[t
 def _value(counts: Mapping[str, Any], name: tuple[str, ...]) -> Any:
     value: Any = counts
     for step in name:
-        value = value.get(step, 0)
-    return value
+        value = value.get(step, {})
+    return value or 0
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.1f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _seconds(given: str) -> float:
+    try:
+        return TypeAdapter(Seconds).validate_python(given)
+    except ValidationError:
+        raise ConfigError(f"--older-than {given!r}: not like 30m, 2h or 1d") from None
 
 
 def _header(given: str) -> tuple[str, str]:

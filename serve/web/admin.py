@@ -8,16 +8,17 @@ all, whatever `ingress.origins` says.
 Errors are `{"error": text}`; 503 where a shard doesn't answer.
 """
 
-from collections import Counter
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.cache.explain import Asking, explain
+from serve.cache.key import KEY_BYTES
 from serve.cache.service import AnswerCache
 from serve.errors import BadRequest, CacheUnavailable, Forbidden, RayllamaError
 from serve.ports import Clock
@@ -29,6 +30,9 @@ from serve.web.identity import Directory
 from serve.web.origin import Hosts
 from serve.web.reply import Reply
 from serve.wire.errors import native_body
+from serve.wire.names import canonical
+
+log = logging.getLogger("rayllama.admin")
 
 JSON = b"application/json; charset=utf-8"
 _T = TypeVar("_T")
@@ -89,20 +93,29 @@ class ShowStats:
         shards = [structs.asdict(stats) for stats in await self._services.answers.shards.stats()]
         for shard in shards:
             del shard["id"]
+            shard["tenants"] = {
+                tenant: {"entries": entries, "held_bytes": held_bytes}
+                for tenant, (entries, held_bytes) in shard["tenants"].items()
+            }
         await _say(send, {"total": _sum(shards), "shards": shards})
 
 
 def _sum(shards: list[dict[str, Any]]) -> dict[str, Any]:
-    """Numbers added up; counts by name added up by name. What is no count is left out."""
-    total: dict[str, Any] = {}
-    for name, first in shards[0].items():
-        values = [shard[name] for shard in shards]
-        if isinstance(first, int | float):
-            # Every shard has the same replicas and ingresses: these are not to be added up.
-            total[name] = max(values) if name in ("replicas", "subscribers") else sum(values)
-        elif all(isinstance(count, int) for value in values for count in value.values()):
-            total[name] = dict(sum(map(Counter, values), Counter[str]()))
+    """Counts added up, by name where they are kept by name.
+
+    Every shard has the same replicas and ingresses: these are not to be added up.
+    """
+    total: dict[str, Any] = _added(shards)
+    for name in ("replicas", "subscribers"):
+        total[name] = max(shard[name] for shard in shards)
     return total
+
+
+def _added(values: list[Any]) -> Any:
+    if isinstance(values[0], dict):
+        names = dict.fromkeys(name for value in values for name in value)
+        return {name: _added([value[name] for value in values if name in value]) for name in names}
+    return sum(values)
 
 
 class ExplainBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,6 +156,59 @@ class Explain:
         )
         services = self._services
         await _say(send, structs.asdict(await explain(services.answers, asking, services.now)))
+
+
+class PurgeBody(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which entries: those that fit all that is said; if nothing is, all. `key`: in hex."""
+
+    model: str = ""
+    tenant: str = ""
+    key: str = ""
+    older_than_s: Annotated[float, Meta(ge=0)] = 0.0
+    dry_run: bool = True
+
+
+class Purge:
+    """`POST /admin/cache/purge`: drop entries everywhere, or by default tell how many it would be.
+
+    The answer comes when no ingress serves any of them any more.
+    """
+
+    def __init__(self, services: AdminServices) -> None:
+        self._services = services
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have every shard do it."""
+        given = await _read(self._services, scope, receive, PurgeBody)
+        purged = await self._services.answers.shards.purge(
+            model=canonical(given.model) if given.model else "",
+            tenant=given.tenant,
+            key=_key(given.key),
+            older_than_s=given.older_than_s,
+            dry_run=given.dry_run,
+        )
+        if not given.dry_run:
+            log.info(
+                "purged %d entries: model=%r tenant=%r key=%s older_than_s=%g",
+                purged.entries,
+                given.model[:200],
+                given.tenant[:200],
+                given.key,
+                given.older_than_s,
+            )
+        told = {"entries": purged.entries, "held_bytes": purged.held_bytes}
+        await _say(send, {**told, "dry_run": given.dry_run})
+
+
+def _key(text: str) -> bytes:
+    """A key as `explain` and `Cache-Status` tell it. Raises `BadRequest`."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b"?"
+    if text and len(key) != KEY_BYTES:
+        raise BadRequest(f"key: not {2 * KEY_BYTES} hex digits")
+    return key
 
 
 async def _read(services: AdminServices, scope: Scope, receive: Receive, kind: type[_T]) -> _T:

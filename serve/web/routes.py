@@ -59,6 +59,7 @@ def admin_table(services: admin.AdminServices) -> list[BaseRoute]:
     return [
         Verbs("/admin/cache/stats", admin.ShowStats(services), ("GET",)),
         Verbs("/admin/cache/explain", admin.Explain(services, BY_PATH), ("POST",)),
+        Verbs("/admin/cache/purge", admin.Purge(services), ("POST",)),
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from serve.cache import link as link_module
 from serve.cache.client import Address, ShardClient
-from serve.cache.protocol import VERSION, Miss, Purged, Renewed, Viewed, Welcome, frame
+from serve.cache.protocol import VERSION, Miss, Purge, Purged, Renewed, Viewed, Welcome, frame
 from serve.errors import CacheUnavailable
 from serve.ports import CatalogueView
 from tests.cache.world import KEY, MODEL, SECRET, HandClock, at, put, report, shard, until
@@ -34,6 +34,7 @@ class Watching:
         self.views: list[CatalogueView] = []
         self.generations: list[int] = []
         self.renewals: list[tuple[int, float]] = []
+        self.forfeits = 0
 
     def viewed(self, view: CatalogueView, generation: int) -> None:
         self.views.append(view)
@@ -41,6 +42,9 @@ class Watching:
 
     def renewed(self, epoch: int, asked_at: float) -> None:
         self.renewals.append((epoch, asked_at))
+
+    def forfeited(self) -> None:
+        self.forfeits += 1
 
 
 class Whereabouts:
@@ -150,7 +154,7 @@ async def test_asks_and_is_answered() -> None:
         assert await asking.get(KEY, 5) == b"packed"
         assert await asyncio.gather(*(asking.get(KEY, 5) for _ in range(500))) == [b"packed"] * 500
         assert (await asking.stats()).hits == 501
-        assert await asking.purge(MODEL) == 1
+        assert (await asking.purge(Purge(1, MODEL))).entries == 1
         assert await asking.get(KEY, 5) is None
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from serve.cache.client import ShardClient
 from serve.cache.holdings import Holdings
-from serve.cache.protocol import Put
+from serve.cache.index import Selection
+from serve.cache.protocol import Purge, Put
 from serve.cache.store import OVERHEAD_BYTES, Store, Stored
 from serve.settings import CacheSettings
 from tests.cache.world import KEY, MODEL, OTHER, HandClock, at, put, report, shard, until
@@ -39,7 +40,7 @@ class OfStore:
         self._store.put(put.key, stored)
 
     async def purge(self, model: str = "") -> int:
-        return self._store.purge(model)
+        return self._store.purge(Selection(model))[0]
 
     async def held(self) -> tuple[int, int]:
         return self._store.entries, self._store.held_bytes
@@ -58,7 +59,7 @@ class OfHoldings:
         self._holdings.put(put)
 
     async def purge(self, model: str = "") -> int:
-        return self._holdings.purge(model)
+        return self._holdings.purge(Purge(1, model))[0]
 
     async def held(self) -> tuple[int, int]:
         stats = self._holdings.stats(1, 0)
@@ -77,7 +78,7 @@ class OfClient:
         await self._client.stats()  # answered in order: the entry is there by now
 
     async def purge(self, model: str = "") -> int:
-        return await self._client.purge(model)
+        return (await self._client.purge(Purge(1, model))).entries
 
     async def held(self) -> tuple[int, int]:
         stats = await self._client.stats()

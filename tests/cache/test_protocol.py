@@ -8,6 +8,8 @@ from serve.cache.protocol import (
     Answer,
     Ask,
     Closed,
+    Confirm,
+    Confirmed,
     Fill,
     Finish,
     Follow,
@@ -28,6 +30,7 @@ from serve.cache.protocol import (
     Reported,
     Stats,
     Subscribe,
+    Taken,
     Viewed,
     Welcome,
     decode_answer,
@@ -46,6 +49,8 @@ QUESTIONS: list[Question] = [
     Renew(3),
     Ask(4),
     Purge(5, "m"),
+    Taken(7),
+    Confirm(8),
     Join(6, KEY, may_read=True),
     Fill(6, b"piece"),
     Leave(6),
@@ -63,6 +68,7 @@ ANSWERS: list[Answer] = [
     Follow(6),
     Pieces(6, [b"one", b"two"]),
     Closed(6, DONE),
+    Confirmed(8),
 ]
 
 

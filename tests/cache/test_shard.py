@@ -3,6 +3,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from time import monotonic
 
 import pytest
+from msgspec.structs import replace
 
 from serve.cache import shard as module
 from serve.cache.protocol import (
@@ -10,6 +11,8 @@ from serve.cache.protocol import (
     VERSION,
     Answer,
     Ask,
+    Confirm,
+    Confirmed,
     Frames,
     Get,
     Hello,
@@ -23,12 +26,14 @@ from serve.cache.protocol import (
     Reported,
     Stats,
     Subscribe,
+    Taken,
     Viewed,
     Welcome,
     decode_answer,
     frame,
 )
 from serve.cache.shard import ShardServer
+from serve.cache.store import OVERHEAD_BYTES
 from serve.settings import CacheSettings
 from tests.cache.world import DIGEST, KEY, MODEL, SECRET, HandClock, put, report, shard, until
 
@@ -106,10 +111,11 @@ async def connect(server: ShardServer) -> AsyncGenerator[Connect]:
         peer.close()
 
 
-async def test_answers_in_order_and_by_id(connect: Connect) -> None:
-    peer = await connect()
+async def test_answers_in_order_and_by_id(connect: Connect, server: ShardServer) -> None:
+    peer, generation = await connect(), server.holdings.generation
     peer.say(Reported(report()), put(KEY, b"packed"), Get(7, KEY), Get(8, b"x" * 16), Renew(9))
-    assert [await peer.hear() for _ in range(3)] == [Hit(7, b"packed"), Miss(8), Renewed(9, 1)]
+    answers = [Hit(7, b"packed"), Miss(8), Renewed(9, 1, generation)]
+    assert [await peer.hear() for _ in range(3)] == answers
 
 
 @pytest.mark.parametrize(
@@ -144,13 +150,16 @@ async def test_who_says_nothing_is_sent_away(
 @pytest.mark.parametrize(
     "nonsense", [frame(HELLO), b"\0\0\0\x01\xc1", b"\xff\xff\xff\xff", b"\0\0\0\0"]
 )
-async def test_nonsense_ends_one_connection_only(connect: Connect, nonsense: bytes) -> None:
+async def test_nonsense_ends_one_connection_only(
+    connect: Connect, server: ShardServer, nonsense: bytes
+) -> None:
     peer, other = await connect(), await connect()
+    generation = server.holdings.generation
     peer.send(frame(Renew(1)) + nonsense + frame(Renew(2)))
     while (heard := await peer.hear()) is not None:
-        assert heard == Renewed(1, 0)
+        assert heard == Renewed(1, 0, generation)
     other.say(Renew(3))
-    assert await other.hear() == Renewed(3, 0)
+    assert await other.hear() == Renewed(3, 0, generation)
 
 
 async def test_stores_only_what_its_replicas_vouch_for(connect: Connect) -> None:
@@ -223,12 +232,16 @@ async def test_a_purge_is_told_to_subscribers(connect: Connect) -> None:
     subscriber.say(Subscribe(1))
     first = await subscriber.hear()
     peer.say(Reported(report()), put(), Purge(2, MODEL), Get(3, KEY))
-    assert [await peer.hear() for _ in range(2)] == [Purged(2, 1), Miss(3)]
+    assert await peer.hear() == Miss(3)
     await subscriber.hear()
     told = await subscriber.hear()
     assert isinstance(first, Viewed)
     assert isinstance(told, Viewed)
-    assert told.generation == first.generation + 1
+    assert (told.generation, told.change) == (first.generation + 1, first.change + 2)
+    peer.say(Purge(4, dry_run=True), Get(5, KEY))
+    assert [await peer.hear() for _ in range(2)] == [Purged(4, 0), Miss(5)]  # not yet: 2
+    subscriber.say(Taken(told.change))
+    assert await peer.hear() == Purged(2, 1, len(KEY) + len(b"packed") + OVERHEAD_BYTES)
 
 
 def test_another_shard_has_another_generation(clock: HandClock) -> None:
@@ -303,3 +316,41 @@ async def test_starts_once(clock: HandClock) -> None:
 
 async def test_stops_without_having_started() -> None:
     await ShardServer(SECRET, SETTINGS, monotonic).stop()
+
+
+async def test_who_asked_for_a_confirmation_and_left_is_not_told(
+    connect: Connect, server: ShardServer
+) -> None:
+    subscriber, peer = await connect(), await connect()
+    subscriber.say(Subscribe(1))
+    await subscriber.hear()
+    peer.say(Reported(report()), Confirm(2))
+    told = await subscriber.hear()
+    assert isinstance(told, Viewed)
+    peer.close()
+    await until(lambda: len(server._connections) == 1)
+    subscriber.say(Taken(told.change), Confirm(3))
+    assert await subscriber.hear() == Confirmed(3)
+
+
+async def test_an_answer_asked_for_before_a_purge_is_refused(
+    connect: Connect, server: ShardServer
+) -> None:
+    peer, generation = await connect(), server.holdings.generation
+    late, new = (replace(put(), generation=generation + n) for n in (0, 1))
+    peer.say(Reported(report()), late, Get(1, KEY), Purge(2), late, Get(3, KEY), new, Get(4, KEY))
+    answers = [await peer.hear() for _ in range(4)]
+    assert answers[::2] == [Hit(1, b"packed"), Miss(3)]
+    assert answers[3] == Hit(4, b"packed")
+    assert server.holdings.stats(1, 0).refused == {"purged": 1}
+
+
+async def test_counts_what_each_tenant_holds(connect: Connect) -> None:
+    peer = await connect()
+    peer.say(Reported(report()), replace(put(), tenant="a"), replace(put(b"x" * 16), tenant="b"))
+    peer.say(replace(put(b"y" * 16), tenant="b"), Purge(1, tenant="a"), Ask(2))
+    size = len(KEY) + len(b"packed") + OVERHEAD_BYTES
+    assert await peer.hear() == Purged(1, 1, size)
+    stats = await peer.hear()
+    assert isinstance(stats, Stats)
+    assert stats.tenants == {"b": (2, 2 * size)}

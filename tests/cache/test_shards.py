@@ -43,7 +43,8 @@ async def test_several_shards_are_one_cache() -> None:
         assert [one.max_bytes for one in stats] == [3 << 20] * 3
         assert sum(one.entries for one in stats) == 300
         assert all(60 < one.entries < 140 for one in stats)
-        assert await tested.purge(MODEL) == 300
+        purged = await tested.purge(model=MODEL)
+        assert (purged.entries, purged.held_bytes) == (300, sum(one.held_bytes for one in stats))
         assert await tested.get(KEYS[0], 5) is None
 
 

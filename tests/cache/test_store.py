@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve.cache.index import Selection
 from serve.cache.store import OVERHEAD_BYTES, Store, Stored, weight
 from serve.settings import CacheSettings
 from tests.cache.world import HandClock, until
@@ -46,10 +47,10 @@ def test_a_purge_finds_what_is_there_and_nothing_else(said: list[tuple[bytes, in
         tested.put(key, stored(size, model))
         tested.remove(KEYS[size % len(KEYS)])
     there = [was.model for key in KEYS if (was := tested.get(key)) is not None]
-    assert tested.purge("m") == there.count("m")
+    assert tested.purge(Selection("m"))[0] == there.count("m")
     assert tested.entries == there.count("n")
-    assert tested.purge() == there.count("n")
-    assert tested._by_model == {}
+    assert tested.purge()[0] == there.count("n")
+    assert tested.index.tenants() == {}
 
 
 def test_counts_why_entries_left() -> None:
@@ -88,7 +89,7 @@ async def test_memory_is_freed_without_anybody_asking() -> None:
 
     await until(is_freed)
     assert tested.evictions == {"expired": 1}
-    assert tested._by_model == {}
+    assert tested.index.tenants() == {}
 
 
 async def test_what_nobody_asks_for_leaves_early() -> None:
@@ -115,7 +116,7 @@ def test_the_listener_may_come_late() -> None:
     old, new = stored(1), stored(2)
     tested.put(KEYS[0], new)
     tested._evicted(KEYS[0], old, "expired")
-    assert tested.purge("m") == 1
+    assert tested.purge(Selection("m")) == (1, weight(KEYS[0], new))
 
 
 def test_an_entry_weighs_more_than_its_bytes() -> None:
