@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -107,9 +108,26 @@ def test_a_request_is_explained(
     assert json.loads(capsys.readouterr().out)["reason"] == "cold"
 
 
+def test_a_purge_is_counted_first(api: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(api, "purge", "--model", "smollm2:135m") == 0
+    assert re.fullmatch(
+        r"would drop 1 entries, [\d,]+ bytes; --yes does it\n", capsys.readouterr().out
+    )
+    assert ask(api, "purge", "--older-than", "1h", "--yes") == 0
+    assert capsys.readouterr().out == "dropped 0 entries, 0 bytes\n"
+    assert ask(api, "purge", "--tenant", "theirs", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"entries": 0, "held_bytes": 0, "dry_run": True}
+    assert ask(api, "purge", "--yes") == 0
+    assert capsys.readouterr().out.startswith("dropped 1 entries")
+    api.run(api.behind.known(CHAT))
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["purge", "--older-than", "soon"], "--older-than 'soon': not like 30m"),
+        (["purge", "--entry", "x"], "refused it (400): key: not 32 hex digits"),
         (["explain", "/api/tags", "{}"], "refused it (400): path: not one of"),
         (["explain", "/api/chat", "{"], "the request's body: "),
         (["explain", "/api/chat", "@/nowhere"], "the request's body: "),

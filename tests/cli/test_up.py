@@ -136,7 +136,30 @@ def test_its_cache_can_be_operated(up: Up, path: Path, capsys: pytest.CaptureFix
     assert (after["verdict"], after["key"]) == ("hit", before["key"])
     assert told("stats")["total"]["entries"] >= 1
     assert get(up.url, "/admin/cache/stats")[0] == 404  # on its own port alone
-    until(lambda: "ray_rayllama_cache_entries{" in metrics(up), 60)
+    try:
+        until(lambda: "ray_rayllama_cache_entries{" in metrics(up), 40)
+    except AssertionError:
+        for process in family.marked(mark(up)):
+            print(
+                "DBG",
+                process.pid,
+                process.name(),
+                [c.laddr for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN],
+            )
+        print("DBG", [l for l in metrics(up).splitlines() if "rayllama" in l and "HELP" in l])
+        print("DBG", len(metrics(up)))
+        import subprocess as sp
+
+        print(
+            "DBG",
+            sp.run(
+                "grep -rl -i 'rayllama_cache_entries\\|shard_gauges' /tmp/ray/session_latest/logs | head; tail -5 /tmp/ray/session_latest/logs/worker*.err | tail -60",
+                shell=True,
+                capture_output=True,
+                text=True,
+            ).stdout,
+        )
+        raise
     assert "ray_rayllama_flights_led" in metrics(up)
 
 

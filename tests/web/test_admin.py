@@ -315,3 +315,82 @@ async def test_other_routes_and_verbs() -> None:
     async with back() as behind:
         assert (await behind.ask("POST", STATS)).status == 405
         assert (await behind.ask("GET", "/api/tags")).status == 404
+
+
+PURGE = "/admin/cache/purge"
+
+
+async def held(behind: Back) -> int:
+    return int((await behind.stats())["total"]["entries"])
+
+
+async def test_a_purge_is_tried_first() -> None:
+    async with back() as behind:
+        await behind.known(CHAT)
+        tried = await behind.told("POST", PURGE, {})
+        assert (tried["entries"], tried["dry_run"]) == (1, True)
+        assert tried["held_bytes"] == (await behind.stats())["total"]["held_bytes"]
+        assert (await behind.explain(CHAT))["verdict"] == "hit"
+        done = await behind.told("POST", PURGE, {"dry_run": False})
+        assert done == {**tried, "dry_run": False}
+        assert await held(behind) == 0
+        assert (await behind.explain(CHAT))["verdict"] == "miss"
+
+
+@pytest.mark.parametrize(
+    ("which", "left"),
+    [
+        ({"model": "smollm2:135m"}, 0),
+        ({"model": "all-minilm"}, 2),
+        ({"tenant": "default"}, 0),
+        ({"tenant": "theirs"}, 2),
+        ({"older_than_s": 3600}, 2),
+        ({"model": "smollm2:135m", "tenant": "theirs"}, 2),
+    ],
+)
+async def test_what_fits_is_purged(which: dict[str, Any], left: int) -> None:
+    async with back() as behind:
+        await behind.known(CHAT)
+        await behind.known({**CHAT, "think": False})
+        done = await behind.told("POST", PURGE, {**which, "dry_run": False})
+        assert done["entries"] == 2 - left
+        assert await held(behind) == left
+
+
+async def test_one_entry_is_purged_by_the_key_that_explain_tells() -> None:
+    async with back() as behind:
+        await behind.known(CHAT)
+        await behind.known({**CHAT, "think": False})
+        key = (await behind.explain(CHAT))["key"]
+        assert (await behind.told("POST", PURGE, {"key": key, "dry_run": False}))["entries"] == 1
+        assert (await behind.explain(CHAT))["verdict"] == "miss"
+        assert (await behind.explain({**CHAT, "think": False}))["verdict"] == "hit"
+
+
+async def test_tenants_are_told() -> None:
+    async with back() as behind:
+        await behind.known(CHAT)
+        told = await behind.stats()
+        total = told["total"]
+        assert total["tenants"] == {"default": {"entries": 1, "held_bytes": total["held_bytes"]}}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"key": "abc"}, "key: not 32 hex digits"),
+        ({"key": "xyz"}, "key: not 32 hex digits"),
+        ({"older_than_s": -1}, "Expected `float` >= 0"),
+        ({"modell": "x"}, "unknown field `modell`"),
+        ({"model": "a:b:c"}, ""),
+        ({"dry_run": "no"}, "Expected `bool`"),
+    ],
+)
+async def test_a_purge_that_makes_no_sense_drops_nothing(body: dict[str, Any], said: str) -> None:
+    async with back() as behind:
+        await behind.known(CHAT)
+        given = {"dry_run": False, **body}
+        caller = await behind.ask("POST", PURGE, json.dumps(given).encode())
+        assert caller.status == 400
+        assert said in json.loads(caller.body)["error"]
+        assert await held(behind) == 1
