@@ -6,7 +6,7 @@ tenant and model: there are few tables, and going through all of a model's or a 
 A tenant may be held to a share of the store. What is over it leaves as from a store of that size:
 the tenant's own entries that were asked for least recently, whatever the store's policy. (To refuse
 the new entry instead would keep what nobody asks for any more until its time is over, and keep out
-what is being asked for now.) Only then is the order of use kept: it costs some 150 bytes an entry.
+what is being asked for now.) Only then is the order of use kept, at `store.ORDER_BYTES` an entry.
 
 The store's listener may be late, even after a key was stored anew; so an entry is dropped from here
 only as the very object that it is.

@@ -53,8 +53,10 @@ class Reporter:
         """Tell every shard, and return when every ingress has taken in what that changed.
 
         For who changes a tag and may say that it is done only when nobody serves what it was
-        before. Raises `CacheUnavailable` if a shard is away: then nobody knows.
+        before. Raises `CacheUnavailable` if a shard is away, or has only just been found: then
+        nobody knows yet, and it may be tried again.
         """
+        self._looked_at = float("-inf")
         await self.report(report)
         if self._is_lost():
             raise CacheUnavailable("not every cache shard is connected")

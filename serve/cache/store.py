@@ -21,10 +21,12 @@ from serve.cache.index import ALL, Index, Selection
 from serve.ports import Clock
 from serve.settings import CacheSettings
 
-OVERHEAD_BYTES = 672
+OVERHEAD_BYTES = 720
 """What an entry takes beside its key and packed bytes: moka's node and timer, two objects' headers,
 the index's slot. Measured over 100,000 entries of 1 KiB and rounded up."""
 
+ORDER_BYTES = 112
+"""What it takes besides where tenants are held to a share, and so the order of use is kept."""
 
 LONGEST_S = 10 * 365 * 86400.0
 """Longer than any store lives: moka refuses times beyond its own limits."""
@@ -52,7 +54,9 @@ class Store:
         self._clock = clock
         self._max_bytes = max_bytes
         share = settings.tenant_share
-        self.index: Index[Stored] = Index(weight, int(share * max_bytes) if share < 1 else None)
+        self._weigh = weight if share == 1 else ordered_weight
+        share_bytes = None if share == 1 else int(share * max_bytes)
+        self.index: Index[Stored] = Index(self._weigh, share_bytes)
         self.evictions: Counter[str] = Counter()
         self._removal = "explicit"
         self._moka: Moka[bytes, Stored] = Moka(
@@ -60,7 +64,7 @@ class Store:
             tti=bounded(settings.idle_ttl_s),
             eviction_listener=self._evicted,
             policy=settings.eviction,
-            weigher=weight,
+            weigher=self._weigh,
         )
 
     def get(self, key: bytes) -> Stored | None:
@@ -79,7 +83,7 @@ class Store:
         A full store may also decide against it later (TinyLFU); then it is simply not there.
         """
         ttl_s = stored.expires_at - self._clock()
-        size = weight(key, stored)
+        size = self._weigh(key, stored)
         if ttl_s <= 0 or size > self._max_bytes or not self.index.fits(size):
             return False
         self.index.add(key, stored)
@@ -104,7 +108,7 @@ class Store:
             for key, _ in found:
                 self._moka.remove(key)
             self._moka.run_pending_tasks()
-        return len(found), sum(weight(key, stored) for key, stored in found)
+        return len(found), sum(self._weigh(key, stored) for key, stored in found)
 
     def sweep(self) -> None:
         """Free what has expired. Called now and then; nothing else depends on it."""
@@ -133,3 +137,8 @@ def bounded(seconds: float | None) -> float | None:
 def weight(key: bytes, stored: Stored) -> int:
     """The bytes that an entry takes in memory."""
     return len(key) + len(stored.packed) + OVERHEAD_BYTES
+
+
+def ordered_weight(key: bytes, stored: Stored) -> int:
+    """The same where the order of use is kept."""
+    return weight(key, stored) + ORDER_BYTES

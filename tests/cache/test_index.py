@@ -2,12 +2,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.cache.index import Selection
-from serve.cache.store import Store, Stored, weight
+from serve.cache.store import Store, Stored, ordered_weight, weight
 from serve.settings import CacheSettings
 from tests.cache.world import HandClock
 
 KEYS = [bytes([number]) * 16 for number in range(12)]
-SIZE = weight(KEYS[0], Stored(bytes(100), "m", "d", "f", 0.0))
+ENTRY = Stored(bytes(100), "m", "d", "f", 0.0)
+SIZE, ORDERED = weight(KEYS[0], ENTRY), ordered_weight(KEYS[0], ENTRY)
 
 
 def stored(tenant: str = "a", model: str = "m", size: int = 100, at: float = 1000.0) -> Stored:
@@ -15,7 +16,8 @@ def stored(tenant: str = "a", model: str = "m", size: int = 100, at: float = 100
 
 
 def store(share: float = 1.0, entries: int = 10) -> Store:
-    return Store(CacheSettings(tenant_share=share), entries * SIZE, HandClock())
+    size = SIZE if share == 1 else ORDERED
+    return Store(CacheSettings(tenant_share=share), entries * size, HandClock())
 
 
 puts = st.lists(
@@ -30,19 +32,19 @@ puts = st.lists(
 def test_is_true_whatever_was_stored_and_left(
     said: list[tuple[bytes, str, str, int]], share: float
 ) -> None:
-    tested = store(share)
+    tested, weigh = store(share), weight if share == 1 else ordered_weight
     for key, tenant, model, size in said:
         tested.put(key, stored(tenant, model, size))
         tested.remove(KEYS[size % len(KEYS)])
         there = [(key, was) for key in KEYS if (was := tested.get(key)) is not None]
         tenants = {
-            name: (len(mine), sum(weight(*pair) for pair in mine))
+            name: (len(mine), sum(weigh(*pair) for pair in mine))
             for name in "ab"
             if (mine := [pair for pair in there if pair[1].tenant == name])
         }
         assert tested.index.tenants() == tenants
         if share < 1:
-            assert all(held <= share * 10 * SIZE for _, held in tenants.values())
+            assert all(held <= share * 10 * ORDERED for _, held in tenants.values())
     for tenant, model in (("a", "m"), ("b", ""), ("", "n"), ("", "")):
         fit = [k for k in KEYS if (s := tested.get(k)) is not None and fits(s, tenant, model)]
         dry = tested.purge(Selection(model, tenant), dry_run=True)
@@ -65,7 +67,7 @@ def test_over_its_share_a_tenant_loses_what_it_asked_for_least_recently() -> Non
     tested.put(KEYS[3], stored())
     assert [key in kept(tested) for key in KEYS[:4]] == [True, False, True, True]
     assert KEYS[9] in kept(tested)
-    tested.put(KEYS[4], stored(size=100 + SIZE))
+    tested.put(KEYS[4], stored(size=100 + ORDERED))
     assert kept(tested) == {KEYS[3], KEYS[4], KEYS[9]}
     assert tested.evictions == {"share": 3}
 
@@ -73,7 +75,7 @@ def test_over_its_share_a_tenant_loses_what_it_asked_for_least_recently() -> Non
 def test_what_no_share_could_hold_is_refused() -> None:
     tested = store(share=0.3)
     tested.put(KEYS[0], stored())
-    assert not tested.put(KEYS[1], stored(size=3 * SIZE))
+    assert not tested.put(KEYS[1], stored(size=3 * ORDERED))
     assert kept(tested) == {KEYS[0]}
 
 

@@ -8,7 +8,7 @@ while, sometimes back to what it was, and both ingresses look up, compute and st
 import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import count
 from time import monotonic
 
@@ -17,56 +17,13 @@ from serve.cache.service import AnswerCache, Hit, Miss
 from serve.cache.shard import ShardServer
 from serve.ports import Tail
 from serve.settings import CacheSettings
+from tests.cache.faults import StallingWire
 from tests.cache.world import FINGERPRINT, MODEL, at, report, shard, until
 
 LEASE_S = 0.15
 CHANGES = 24
 SETTINGS = CacheSettings(lease_s=LEASE_S, lookup_timeout_s=0.05, catalogue_poll_s=3600)
 RAW = b"r" * 16
-
-
-class StallingWire:
-    """A fault: a wire between an ingress and a shard that can stop carrying bytes, both ways."""
-
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._flows = asyncio.Event()
-        self._flows.set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def stall(self) -> None:
-        self._flows.clear()
-
-    def flow(self) -> None:
-        self._flows.set()
-
-    @asynccontextmanager
-    async def stretched(self) -> AsyncGenerator[Address]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        try:
-            host, port = server.sockets[0].getsockname()
-            yield host, port, self._address[2]
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        far, on = await asyncio.open_connection(*self._address[:2])
-        loop = asyncio.get_running_loop()
-        for source, sink in ((near, on), (far, back)):
-            self._tasks.add(loop.create_task(self._carry(source, sink)))
-
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            try:
-                while data := await source.read(1 << 16):
-                    await self._flows.wait()
-                    sink.write(data)
-            finally:
-                sink.close()
-                await sink.wait_closed()
 
 
 class Pool:
