@@ -35,6 +35,7 @@ class Admin:
             [partial(sibling_shard_address, index) for index in range(self._settings.cache.shards)],
             clock=monotonic,
             now=time,
+            serves=False,
         )
         self._serving = asyncio.get_running_loop().create_task(self._serve())
 

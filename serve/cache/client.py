@@ -101,12 +101,19 @@ class ShardClient:
     """Owns the connection to one shard, and the task that keeps it."""
 
     def __init__(
-        self, resolve: Resolve, *, clock: Clock, lease_s: float, watcher: Watcher | None = None
+        self,
+        resolve: Resolve,
+        *,
+        clock: Clock,
+        lease_s: float,
+        watcher: Watcher | None = None,
+        serves: bool = True,
     ) -> None:
         self._resolve = resolve
         self._clock = clock
         self._lease_s = lease_s
         self._watcher = watcher
+        self._serves = serves
         self._link: Link | None = None
         self._keeping: asyncio.Task[None] | None = None
         self.generation = -1
@@ -225,7 +232,7 @@ class ShardClient:
         """Returns or raises `CacheUnavailable` when the connection is of no more use."""
         if self._watcher is not None:
             asked_at = self._clock()
-            answer = await link.ask(Subscribe(link.next_id()), self._lease_s)
+            answer = await link.ask(Subscribe(link.next_id(), self._serves), self._lease_s)
             viewed = _expect(answer, Viewed)
             self._renewed(link, viewed.view.epoch, asked_at)
         self._link = link

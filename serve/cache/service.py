@@ -60,13 +60,20 @@ def policies(settings: CacheSettings) -> dict[str, Policy]:
 class AnswerCache:
     """Owns the near cache, the catalogue and the connections to the shards.
 
-    `clock`: monotonic seconds. `now`: seconds since the epoch.
+    `clock`: monotonic seconds. `now`: seconds since the epoch. `serves`: is this an ingress's, or
+    does it only look on?
     """
 
     raw_key = staticmethod(raw_key)
 
     def __init__(
-        self, settings: CacheSettings, resolvers: Sequence[Resolve], *, clock: Clock, now: Clock
+        self,
+        settings: CacheSettings,
+        resolvers: Sequence[Resolve],
+        *,
+        clock: Clock,
+        now: Clock,
+        serves: bool = True,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -78,7 +85,9 @@ class AnswerCache:
         self.dropped: Counter[Dropped] = Counter()
         self.catalogue = Catalogue(settings.lease_s)
         self.near = Near(settings, self.catalogue.vouches)
-        self.shards = Shards(resolvers, clock=clock, lease_s=settings.lease_s, watcher=self)
+        self.shards = Shards(
+            resolvers, clock=clock, lease_s=settings.lease_s, watcher=self, serves=serves
+        )
         self._batches = Batches(
             self.shards.get, self._send, timeout_s=settings.lookup_timeout_s, now=now
         )

@@ -152,8 +152,8 @@ class ShardServer:
 
     @property
     def subscribers(self) -> int:
-        """How many connections are told of changes."""
-        return sum(connection.is_subscriber for connection in self._connections)
+        """How many ingresses are told of changes."""
+        return sum(connection.is_ingress for connection in self._connections)
 
     def stats(self, ask_id: int = 0) -> Stats:
         """What this shard holds, and its counts since it started."""
@@ -207,7 +207,7 @@ class _Connection(asyncio.Protocol):
         self._is_greeted = False
         self._is_paused = False
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_subscriber = False
+        self.is_subscriber = self.is_ingress = False
         self.is_cut = False
         self._answers: dict[type, Callable[[Any], None]] = {
             Get: self._get,
@@ -329,6 +329,7 @@ class _Connection(asyncio.Protocol):
 
     def _subscribe(self, subscribe: Subscribe) -> None:
         self.is_subscriber = True
+        self.is_ingress = subscribe.serves
         self._server.taken.subscribed(self.number)
         write(self._server.view(subscribe.id), self._out)
 

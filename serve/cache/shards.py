@@ -27,9 +27,16 @@ class Shards:
         clock: Clock,
         lease_s: float,
         watcher: Watcher | None = None,
+        serves: bool = True,
     ) -> None:
         self._clients = [
-            ShardClient(resolve, clock=clock, lease_s=lease_s, watcher=None if index else watcher)
+            ShardClient(
+                resolve,
+                clock=clock,
+                lease_s=lease_s,
+                watcher=None if index else watcher,
+                serves=serves,
+            )
             for index, resolve in enumerate(resolvers)
         ]
         self._running = AsyncExitStack()

@@ -111,7 +111,7 @@ async def back(
             server.holdings.report(report(**{MODEL: DIGEST, OTHER: DIGEST}))
         now = HandClock(1_800_000_000.0)
         addresses = [at(address) for _, address in shards]
-        answers = AnswerCache(settings, addresses, clock=monotonic, now=now)
+        answers = AnswerCache(settings, addresses, clock=monotonic, now=now, serves=False)
         await stack.enter_async_context(answers)
         await until(lambda: answers.has_catalogue and answers.shards.connected == settings.shards)
         yield Back([server for server, _ in shards], answers, auth, now)
@@ -129,7 +129,7 @@ async def test_stats_are_told_by_shard_and_in_sum() -> None:
         assert total["entries"] == total["stored"] == 3
         assert total["refused"] == {"digest": 2}
         assert total["held_bytes"] == sum(shard["held_bytes"] for shard in told["shards"])
-        assert (total["replicas"], total["subscribers"]) == (1, 1)
+        assert (total["replicas"], total["subscribers"]) == (1, 0)  # who looks on is no ingress
         assert "id" not in total
 
 
