@@ -143,8 +143,8 @@ def test_its_cache_can_be_operated(up: Up, path: Path, capsys: pytest.CaptureFix
 def metrics(up: Up) -> str:
     """What Ray's agents export."""
     pages = []
-    for process in family.marked(mark(up)):
-        if "Agent" in process.name() or process.name().startswith("python"):
+    for process in psutil.Process(up.process.pid).children(recursive=True):
+        if "Agent" in process.name():
             for connection in process.net_connections("tcp"):
                 if connection.status == psutil.CONN_LISTEN:
                     url = f"http://127.0.0.1:{connection.laddr.port}"
