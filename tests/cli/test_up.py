@@ -136,8 +136,12 @@ def test_its_cache_can_be_operated(up: Up, path: Path, capsys: pytest.CaptureFix
     assert (after["verdict"], after["key"]) == ("hit", before["key"])
     assert told("stats")["total"]["entries"] >= 1
     assert get(up.url, "/admin/cache/stats")[0] == 404  # on its own port alone
-    until(lambda: "ray_rayllama_cache_entries{" in metrics(up), 60)
-    assert "ray_rayllama_flights_led" in metrics(up)
+    exported = (
+        "ray_rayllama_cache_bytes{",
+        "ray_rayllama_cache_stored",
+        "ray_rayllama_flights_led",
+    )
+    until(lambda: all(name in metrics(up) for name in exported), 60)
 
 
 def metrics(up: Up) -> str:
