@@ -13,6 +13,9 @@ holds the view under a lease. The rules that make "no answer of the old digest" 
    shard stops within `lease_s` of any change that it has not been told of.
 4. Without a live lease nothing is served from the near cache, looked up in a shard, or stored.
 
+Who changes a tag and must know when nobody serves what it was before waits for its acknowledgement
+(`serve.cache.taken`).
+
 So a tag changed behind Rayllama's back is seen everywhere within `catalogue_poll_s + lease_s`, and
 usually within a poll.
 

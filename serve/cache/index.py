@@ -13,7 +13,7 @@ only as the very object that it is.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
@@ -134,10 +134,22 @@ class Index(Generic[_Entry]):
         for tenant, held in self._tenants.items():
             for model, of_model in held.by_model.items():
                 if which.tenant in ("", tenant) and which.model in ("", model):
-                    for key, entry in of_model.items():
-                        if which.key in (b"", key) and entry.stored_at <= latest:
+                    for key, entry in _narrowed(of_model, which.key):
+                        if entry.stored_at <= latest:
                             yield key, entry
+
+    def holds(self, key: bytes, entry: _Entry) -> bool:
+        """Is there an entry of this key, for the same tenant and model?"""
+        held = self._tenants.get(entry.tenant)
+        return held is not None and key in held.by_model.get(entry.model, ())
 
     def tenants(self) -> dict[str, tuple[int, int]]:
         """The entries and bytes that each tenant holds."""
         return {name: (held.entries, held.held_bytes) for name, held in self._tenants.items()}
+
+
+def _narrowed(entries: dict[bytes, _Entry], key: bytes) -> Iterable[tuple[bytes, _Entry]]:
+    """All of them, or the one of a key."""
+    if not key:
+        return entries.items()
+    return [(key, entries[key])] if key in entries else []

@@ -10,57 +10,24 @@ Each change that subscribers are told has a number, and who asks is told when al
 """
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import Iterable
 from hmac import compare_digest
 from itertools import count
-from typing import TYPE_CHECKING, Any, cast
 
+from serve.cache.connection import Connection
 from serve.cache.holdings import Holdings
 from serve.cache.protocol import (
-    MALFORMED,
-    MAX_FRAME_BYTES,
-    MAX_HELLO_BYTES,
     VERSION,
-    Ask,
-    Confirm,
     Confirmed,
-    Frames,
-    Get,
     Hello,
-    Hit,
-    Miss,
-    Purge,
     Purged,
-    Put,
     Question,
-    Renew,
-    Renewed,
-    Reported,
     Stats,
-    Subscribe,
     Viewed,
-    Welcome,
-    decode_question,
     frame,
-    write,
 )
-from serve.cache.protocol import Taken as TakenIn
-from serve.cache.seats import SEAT, SeatQuestion, Seats
 from serve.cache.taken import Taken
 from serve.ports import Clock
 from serve.settings import CacheSettings
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-log = logging.getLogger("rayllama.cache")
-
-HELLO_WITHIN_S = 5.0
-_ANSWERS_AT_ONCE_BYTES = 256 << 10
-_UNREAD_BYTES = 1 << 20
-"""What may wait for a peer to read it, beside one more write, before we stop reading from it."""
 
 
 class ShardServer:
@@ -76,8 +43,8 @@ class ShardServer:
     ) -> None:
         self._secret = secret
         self._tick_s = settings.catalogue_poll_s / 2
-        self._connections: set[_Connection] = set()
-        self._numbered: dict[int, _Connection] = {}
+        self._connections: set[Connection] = set()
+        self._numbered: dict[int, Connection] = {}
         self._numbers = count(1)
         self._starting = asyncio.Lock()
         self._server: asyncio.Server | None = None
@@ -93,7 +60,7 @@ class ShardServer:
         async with self._starting:  # several ingresses may ask an actor for its address at once
             if self._server is None:
                 loop = asyncio.get_running_loop()
-                self._server = await loop.create_server(lambda: _Connection(self), host, port)
+                self._server = await loop.create_server(lambda: Connection(self), host, port)
                 self._ticking = loop.create_task(self._tick())
         bound: int = self._server.sockets[0].getsockname()[1]
         return host, bound
@@ -120,14 +87,14 @@ class ShardServer:
             and compare_digest(hello.secret, self._secret)
         )
 
-    def joined(self, connection: "_Connection") -> None:
+    def joined(self, connection: Connection) -> None:
         """A connection was made, perhaps when it was too late."""
         self._connections.add(connection)
         self._numbered[connection.number] = connection
         if self._server is not None and not self._server.is_serving():
             connection.drop()
 
-    def left(self, connection: "_Connection") -> None:
+    def left(self, connection: Connection) -> None:
         """A connection is gone, and with it its seats in flights."""
         self._connections.discard(connection)
         self._numbered.pop(connection.number, None)
@@ -191,171 +158,3 @@ class ShardServer:
             if self.holdings.tick():
                 self.publish()
             self.deliver()
-
-
-class _Connection(asyncio.Protocol):
-    """One peer: an ingress, an inference replica, or an operator's command."""
-
-    def __init__(self, server: ShardServer) -> None:
-        self._server = server
-        self._holdings = server.holdings
-        self.number = server.number()
-        self._seats = Seats(self.number, server.holdings)
-        self._frames = Frames(MAX_HELLO_BYTES)
-        self._waiting: deque[bytes | bytearray] = deque()
-        self._out = bytearray()
-        self._is_greeted = False
-        self._is_paused = False
-        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_subscriber = self.is_ingress = False
-        self.is_cut = False
-        self._answers: dict[type, Callable[[Any], None]] = {
-            Get: self._get,
-            Put: self._put,
-            Reported: self._reported,
-            Subscribe: self._subscribe,
-            Renew: self._renew,
-            Ask: self._ask,
-            Purge: self._purge,
-            TakenIn: self._taken,
-            Confirm: self._confirm,
-            **dict.fromkeys(SEAT, self._seat),
-        }
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The peer has some seconds to say hello."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(_UNREAD_BYTES)
-        self._deadline = asyncio.get_running_loop().call_later(HELLO_WITHIN_S, self.drop)
-        self._server.joined(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  (asyncio's)
-        """The peer is gone, or was cut off."""
-        self._deadline.cancel()
-        self._waiting.clear()
-        self._seats.lost()
-        self._server.left(self)
-        self.gone.set_result(None)
-
-    def data_received(self, data: bytes) -> None:
-        """Take in some bytes; answer what they complete."""
-        try:
-            self._waiting.extend(self._frames.feed(data))
-            self._work()
-        except MALFORMED as fault:
-            log.warning("closed a connection that made no sense: %s", type(fault).__name__)
-            self.drop()
-
-    def pause_writing(self) -> None:
-        """The peer does not read: stop reading from it."""
-        self._is_paused = True
-        self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """The peer reads again."""
-        self._is_paused = False
-        self._transport.resume_reading()
-        self.deliver(())
-        self.data_received(b"")
-
-    def push(self, news: bytes) -> None:
-        """Tell the peer something that it didn't ask for, or cut it off if it isn't listening."""
-        self._flush()  # news must not overtake what was said before it
-        if self._is_paused:
-            self.drop()
-        else:
-            self._send(news)
-
-    def deliver(self, ask_ids: Iterable[int]) -> None:
-        """Say what these seats have not heard; later, if the peer does not read now."""
-        if self._seats.deliver(ask_ids, self._out, is_paused=self._is_paused):
-            self._flush()
-
-    def say(self, answer: Confirmed | Purged) -> None:
-        """Answer what was asked some time ago."""
-        write(answer, self._out)
-        self._flush()
-
-    def drop(self) -> None:
-        """Close at once, without waiting for the peer to read."""
-        self.is_cut = True
-        self._waiting.clear()
-        self._transport.abort()
-
-    def _work(self) -> None:
-        while self._waiting and not self._is_paused:
-            self._answer(decode_question(self._waiting.popleft()))
-            if len(self._out) >= _ANSWERS_AT_ONCE_BYTES:
-                self._flush()
-        self._flush()
-        self._server.deliver()
-
-    def _flush(self) -> None:
-        if self._out:
-            out, self._out = self._out, bytearray()
-            self._send(out)
-
-    def _send(self, data: bytes | bytearray) -> None:
-        if not self._transport.is_closing():  # uvloop raises where asyncio shrugs
-            self._transport.write(data)
-
-    def _answer(self, question: Question) -> None:
-        if self._is_greeted:
-            answer = self._answers.get(type(question))
-            if answer is None:
-                raise ValueError("a second hello")
-            answer(question)
-        elif self._server.admits(question):
-            self._is_greeted = True
-            self._deadline.cancel()
-            self._frames.max_bytes = MAX_FRAME_BYTES
-            write(Welcome(VERSION), self._out)
-        else:
-            raise ValueError("no hello of ours")
-
-    def _get(self, get: Get) -> None:
-        packed = self._holdings.get(get.key, is_quiet=get.is_quiet)
-        write(Miss(get.id) if packed is None else Hit(get.id, packed), self._out)
-
-    def _put(self, put: Put) -> None:
-        self._holdings.put(put)
-
-    def _seat(self, question: SeatQuestion) -> None:
-        self._seats.answer(question, self._out)
-
-    def _reported(self, reported: Reported) -> None:
-        if self._holdings.report(reported.report):
-            self._server.publish()
-
-    def _subscribe(self, subscribe: Subscribe) -> None:
-        self.is_subscriber = True
-        self.is_ingress = subscribe.serves
-        self._server.taken.subscribed(self.number)
-        write(self._server.view(subscribe.id), self._out)
-
-    def _renew(self, renew: Renew) -> None:
-        self._server.taken.renewed(self.number)
-        epoch, generation = self._holdings.registry.view.epoch, self._holdings.generation
-        write(Renewed(renew.id, epoch, generation), self._out)
-
-    def _ask(self, ask: Ask) -> None:
-        write(self._server.stats(ask.id), self._out)
-
-    def _purge(self, purge: Purge) -> None:
-        answer = Purged(purge.id, *self._holdings.purge(purge))
-        if purge.dry_run:
-            write(answer, self._out)
-            return
-        self._server.publish()
-        self._await(answer)
-
-    def _confirm(self, confirm: Confirm) -> None:
-        self._await(Confirmed(confirm.id))
-
-    def _await(self, answer: Confirmed | Purged) -> None:
-        self._server.taken.wait((self.number, answer))
-        self._server.settle()
-
-    def _taken(self, taken: TakenIn) -> None:
-        self._server.taken.taken(self.number, taken.change)
-        self._server.settle()

@@ -91,4 +91,7 @@ def test_selects_by_age_and_by_key() -> None:
     assert tested.purge(Selection(older_than_s=50.1)) == (1, SIZE)
     assert tested.purge(Selection(key=KEYS[0])) == (0, 0)
     assert tested.purge(Selection(key=KEYS[1], tenant="b")) == (0, 0)
+    assert tested.index.holds(KEYS[1], stored())
+    assert not tested.index.holds(KEYS[1], stored("b"))
+    assert not tested.index.holds(KEYS[1], stored(model="n"))
     assert tested.purge(Selection(key=KEYS[1], tenant="a")) == (1, SIZE)

@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from time import monotonic
 
+import pytest
+
 from serve.cache.client import Address
 from serve.cache.reporter import LOOK_AGAIN_S, Reporter
 from serve.cache.shard import ShardServer
@@ -94,3 +96,12 @@ async def test_looks_again_now_and_then_while_all_is_well() -> None:
             clock.advance(LOOK_AGAIN_S)
             await tested.report(report())
             assert tested.connected == 1
+
+
+async def test_a_shard_that_was_only_just_found_confirms_nothing_yet() -> None:
+    async with shard() as (server, address), reporter(Everywhere(address)) as tested:
+        with pytest.raises(CacheUnavailable):
+            await tested.confirm(report())
+        await until(lambda: tested.connected == 1)
+        await tested.confirm(report())
+        assert has_heard(server)

@@ -5,7 +5,7 @@ from time import monotonic
 import pytest
 from msgspec.structs import replace
 
-from serve.cache import shard as module
+from serve.cache import connection as module
 from serve.cache.protocol import (
     MAX_HELLO_BYTES,
     VERSION,
@@ -301,7 +301,7 @@ async def test_a_connection_made_while_it_stops_is_cut(clock: HandClock) -> None
         stopped = ShardServer(SECRET, SETTINGS, clock)
         await stopped.start()
         await stopped.stop()
-        late = module._Connection(stopped)
+        late = module.Connection(stopped)
         await asyncio.get_running_loop().create_connection(lambda: late, host, port)
         await late.gone
     assert not stopped._connections
