@@ -178,7 +178,7 @@ class ShardClient:
         """Drop or count entries, whatever the `id` given. Raises `CacheUnavailable`."""
         link = self._connected()
         asked = structs.replace(purge, id=link.next_id())
-        return _expect(await link.ask(asked, ASK_WITHIN_S), Purged)
+        return _expect(await link.ask(asked, ASK_WITHIN_S + self._lease_s), Purged)
 
     async def confirm(self) -> None:
         """Returns when every ingress has taken in what the shard was told here before.
@@ -186,7 +186,8 @@ class ShardClient:
         Raises `CacheUnavailable`.
         """
         link = self._connected()
-        _expect(await link.ask(Confirm(link.next_id()), ASK_WITHIN_S), Confirmed)
+        asked = Confirm(link.next_id())
+        _expect(await link.ask(asked, ASK_WITHIN_S + self._lease_s), Confirmed)
 
     def _connected(self) -> Link:
         if self._link is None:

@@ -246,6 +246,34 @@ async def test_a_lease_runs_from_the_question_however_late_the_answer() -> None:
     await until(held[0].is_over)
 
 
+async def test_an_older_view_never_takes_the_place_of_a_newer_one() -> None:
+    """The answer to `Subscribe` and the next news may come in one piece."""
+    views = [CatalogueView(epoch, "f", "v", {}) for epoch in (1, 2)]
+    told = frame(Viewed(1, views[0], 7)) + frame(Viewed(0, views[1], 8))
+    where, watching = Whereabouts(), Watching()
+    async with (
+        client(where, watching) as asking,
+        faulty(frame(Welcome(VERSION)), then=told) as where.address,
+    ):
+        await until(lambda: asking.is_connected)
+        assert watching.views[:2] == views
+        assert watching.generations[:2] == [7, 8]
+        assert asking.generation == 8
+
+
+async def test_who_closes_the_connection_gives_up_its_lease_first() -> None:
+    where, watching = Whereabouts(), Watching()
+    async with shard() as (server, where.address), client(where, watching) as asking:
+        await until(lambda: asking.is_connected)
+        await server.stop()
+        await until(lambda: not asking.is_connected)
+        assert watching.forfeits == 0  # whoever cuts a connection waits for its lease
+    async with shard() as (_, where.address):
+        async with client(where, watching) as asking:
+            await until(lambda: asking.is_connected)
+        assert watching.forfeits == 1
+
+
 async def test_who_does_not_watch_is_told_nothing_and_stays_connected() -> None:
     where = Whereabouts()
     async with client(where) as asking, shard() as (server, where.address):
