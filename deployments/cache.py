@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 from deployments.handles import listen_host
+from deployments.shard_gauges import ShardGauges
 from serve.cache.client import Address
 from serve.cache.shard import ShardServer
 from serve.settings import CacheSettings
@@ -19,16 +20,18 @@ from serve.settings import CacheSettings
 class Cache:
     """The actor: a socket server on the event loop of Ray's own methods."""
 
-    def __init__(self, settings: CacheSettings | dict[str, Any]) -> None:
+    def __init__(self, settings: CacheSettings | dict[str, Any], index: int = 0) -> None:
         # Serve dumps them into a dict where its config file has a `deployments` block of its own.
         settings = CacheSettings.model_validate(settings)
         self._secret = secrets.token_bytes(32)
         self._server = ShardServer(self._secret, settings, clock=monotonic, has_forerunner=True)
+        self._gauges = ShardGauges(index, self._server.stats)
         self._address: tuple[str, int] | None = None
 
     async def address(self) -> Address:
         """Where the shard listens, and the secret that a client must say first."""
         if self._address is None:
             self._address = await self._server.start(listen_host())
+            self._gauges.start()
         host, port = self._address
         return host, port, self._secret

@@ -1,6 +1,7 @@
 """The ingress's counts as Ray metrics, handed over once a second rather than once a request."""
 
 import asyncio
+from collections import Counter
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +30,11 @@ class Gauges:
             "rayllama_responses",
             description="Inference responses by route and status (499: the client left).",
             tag_keys=("route", "status"),
+        )
+        self._not_kept = metrics.Counter(
+            "rayllama_answers_not_kept",
+            description="Answers that might have been kept and were not, by reason.",
+            tag_keys=("reason",),
         )
         self._open = metrics.Gauge(
             "rayllama_requests_in_flight", description="Inference requests open in this replica."
@@ -69,6 +75,9 @@ class Gauges:
             self._cache.inc(count, tags={"verdict": verdict.kind, "detail": verdict.detail})
         for (route, status), count in statuses.items():
             self._status.inc(count, tags={"route": route, "status": str(status)})
+        dropped, self._answers.dropped = self._answers.dropped, Counter()
+        for reason, count in dropped.items():
+            self._not_kept.inc(count, tags={"reason": reason})
         for milliseconds in times:
             self._ttft.observe(milliseconds)
         self._open.set(self._meter.in_flight)

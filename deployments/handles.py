@@ -13,7 +13,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.serve import exceptions as ray_serve_exceptions
-from ray.serve import get_deployment_actor, get_replica_context
+from ray.serve import (
+    get_deployment_actor,
+    get_deployment_actor_context,
+    get_replica_context,
+)
+from ray.serve._private.constants import SERVE_NAMESPACE
+from ray.serve._private.utils import get_deployment_actor_name
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from ray.util import get_node_ip_address, list_named_actors
@@ -25,6 +31,7 @@ from serve.ports import Call, Frame, Report
 from serve.settings import CacheSettings
 
 SHARD_NAME = "cache-{}"
+ADMIN_NAME = "admin"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ACTOR_PREFIX = "SERVE_DEPLOYMENT_ACTOR::"
 
@@ -64,6 +71,20 @@ async def shard_address(index: int) -> Address:
     try:
         actor = get_deployment_actor(SHARD_NAME.format(index))
         return await _ask(actor)
+    except (ValueError, RayError) as error:
+        raise CacheUnavailable(f"cache shard {index} is not there") from error
+
+
+async def sibling_shard_address(index: int) -> Address:
+    """The same for a deployment actor, beside whose shards of the same code version it stands.
+
+    Raises `CacheUnavailable`.
+    """
+    context = get_deployment_actor_context()
+    shard = SHARD_NAME.format(index)
+    name = get_deployment_actor_name(context.deployment_id, shard, context.code_version)
+    try:
+        return await _ask(ray.get_actor(name, SERVE_NAMESPACE))
     except (ValueError, RayError) as error:
         raise CacheUnavailable(f"cache shard {index} is not there") from error
 

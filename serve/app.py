@@ -9,8 +9,9 @@ from ray import serve as ray_serve
 from ray.serve.config import DeploymentActorConfig
 from ray.serve.handle import DeploymentHandle
 
+from deployments.admin import Admin
 from deployments.cache import Cache
-from deployments.handles import SHARD_NAME, ReportToShards
+from deployments.handles import ADMIN_NAME, SHARD_NAME, ReportToShards
 from deployments.inference import Inference
 from deployments.ingress import Ingress
 from serve.cache.service import policies
@@ -18,6 +19,9 @@ from serve.settings import Settings
 
 _CONTROL_CALLS = 64
 """Calls that no slot is needed for (tags, ps, show …), in flight beside those that wait."""
+
+_HEAD_NODE = "node:__internal_head__"
+"""A resource that Ray gives to the head node alone."""
 
 
 def build(args: Settings) -> ray_serve.Application:
@@ -38,7 +42,7 @@ def build(args: Settings) -> ray_serve.Application:
         DeploymentActorConfig(
             name=SHARD_NAME.format(index),
             actor_class=ray.remote(Cache),
-            init_kwargs={"settings": args.cache},
+            init_kwargs={"settings": args.cache, "index": index},
             actor_options={"num_cpus": 0, "max_concurrency": 100},
         )
         for index in range(args.cache.shards)
@@ -50,6 +54,19 @@ def build(args: Settings) -> ray_serve.Application:
         ray_actor_options={"num_cpus": args.ingress.num_cpus},
         max_ongoing_requests=args.ingress.max_connections,
         graceful_shutdown_timeout_s=args.ingress.drain_timeout_s,
-        deployment_actors=shards,
+        deployment_actors=[*shards, *_admin(args)],
     )
     return ingress.bind(args, inference)
+
+
+def _admin(args: Settings) -> list[DeploymentActorConfig]:
+    """The admin API's actor, on the head node, where the operator's command looks for it."""
+    if not args.admin.port:
+        return []
+    actor = DeploymentActorConfig(
+        name=ADMIN_NAME,
+        actor_class=ray.remote(Admin),
+        init_kwargs={"settings": args},
+        actor_options={"num_cpus": 0, "resources": {_HEAD_NODE: 0.001}},
+    )
+    return [actor]

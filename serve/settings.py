@@ -8,6 +8,7 @@ mean cache.ttl_s?`.
 """
 
 import difflib
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -317,6 +318,25 @@ class AuthSettings(Section):
         return self
 
 
+class AdminSettings(Section):
+    """The admin API: counts of the cache, explanations, purges. `rayllama cache` speaks to it."""
+
+    host: str = "127.0.0.1"
+    """Where it listens, on the head node. Beyond loopback only if one of `auth.keys` is an admin's:
+    without keys, whoever reaches it may purge."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    """Its port, not that of any client. 0: there is none."""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
 class Settings(Section):
     """Rayllama's settings: the `args:` of the application in a Serve config file."""
 
@@ -325,6 +345,18 @@ class Settings(Section):
     cache: CacheSettings = CacheSettings()
     ingress: IngressSettings = IngressSettings()
     auth: AuthSettings = AuthSettings()
+    admin: AdminSettings = AdminSettings()
+
+    @model_validator(mode="after")
+    def _a_public_admin_needs_a_key(self) -> Self:
+        is_open = self.admin.port and not any(key.admin for key in self.auth.keys)
+        if is_open and not self.admin.is_loopback:
+            raise ValueError(
+                f"admin.host: {self.admin.host} lets everybody on the network purge the cache; "
+                "give one of `auth.keys` `admin: true` (`rayllama key` makes one), or listen on "
+                "127.0.0.1"
+            )
+        return self
 
 
 def parse(data: object) -> Settings:

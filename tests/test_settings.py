@@ -51,6 +51,8 @@ def test_durations(text: object, seconds: float) -> None:
             {"auth": {"keys": [{"sha256": "0" * 64, "tenant": name} for name in "ab"]}},
             "auth: keys.1 and keys.0 are the same key: keep one",
         ),
+        ({"admin": {"host": "0.0.0.0"}}, "args: admin.host: 0.0.0.0 lets everybody"),
+        ({"admin": {"port": 65536}}, "admin.port: "),
         ([], "args: Input should be a valid dictionary"),
     ],
 )
@@ -98,3 +100,21 @@ def test_the_environment_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = environment()
     assert str(found.cache_home) == "/home/somebody/.cache"
     assert str(found.ollama_models) == "/models"
+
+
+def test_a_public_admin_api_needs_an_admins_key() -> None:
+    row = {"sha256": "0" * 64, "tenant": "ops"}
+    public = {"admin": {"host": "10.0.0.1"}}
+    with pytest.raises(ConfigError, match=r"admin\.host: 10\.0\.0\.1 .* `admin: true`"):
+        parse({**public, "auth": {"keys": [row]}})
+    assert not parse({**public, "auth": {"keys": [row | {"admin": True}]}}).admin.is_loopback
+    assert parse({"admin": {"host": "0.0.0.0", "port": 0}}).admin.port == 0
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert parse({"admin": {"host": host}}).admin.is_loopback
+
+
+def test_settings_survive_being_dumped() -> None:
+    """As Serve does to the arguments of deployment actors."""
+    row = {"sha256": "0" * 64, "tenant": "ops", "admin": True}
+    settings = parse({"auth": {"keys": [row]}, "inference": {"env": {"A": "b"}}})
+    assert parse(settings.model_dump()) == settings

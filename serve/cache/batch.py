@@ -64,7 +64,7 @@ class Batches:
         distinct = list(dict.fromkeys(texts))
         timeout_s = self._timeout_s * (1 + len(distinct) // _AT_ONCE)
         found = await asyncio.gather(
-            *(self._ask(_alone(question, text), timeout_s) for text in distinct)
+            *(self._ask(alone(question, text), timeout_s) for text in distinct)
         )
         known = {text: item for text, item in zip(distinct, found, strict=True) if item is not None}
         since = min((stored_at for _, stored_at in known.values()), default=float("inf"))
@@ -94,7 +94,7 @@ class Batches:
         dropped: Dropped | None = None
         for text, vector in made.items():
             entry = entry_of(question, VECTOR_TYPE, self._now(), [vectors.pack(vector)])
-            dropped = self._put(_alone(question, text), entry) or dropped
+            dropped = self._put(alone(question, text), entry) or dropped
         return dropped
 
     def keep_whole(self, question: Question, entry: Entry) -> Dropped | None:
@@ -141,7 +141,7 @@ def inputs(question: Question) -> list[str] | None:
     return vectors.texts_of(question.native) if question.route == EMBED else None
 
 
-def _alone(question: Question, text: str) -> Question:
+def alone(question: Question, text: str) -> Question:
     """The question for one of its inputs."""
     key = request_key(
         question.route,

@@ -101,12 +101,19 @@ class ShardClient:
     """Owns the connection to one shard, and the task that keeps it."""
 
     def __init__(
-        self, resolve: Resolve, *, clock: Clock, lease_s: float, watcher: Watcher | None = None
+        self,
+        resolve: Resolve,
+        *,
+        clock: Clock,
+        lease_s: float,
+        watcher: Watcher | None = None,
+        serves: bool = True,
     ) -> None:
         self._resolve = resolve
         self._clock = clock
         self._lease_s = lease_s
         self._watcher = watcher
+        self._serves = serves
         self._link: Link | None = None
         self._keeping: asyncio.Task[None] | None = None
         self.generation = -1
@@ -131,10 +138,13 @@ class ShardClient:
         """Is there a connection that has been greeted?"""
         return self._link is not None
 
-    async def get(self, key: bytes, timeout_s: float) -> bytes | None:
-        """The packed entry, or None for a miss. Raises `CacheUnavailable`."""
+    async def get(self, key: bytes, timeout_s: float, *, is_quiet: bool = False) -> bytes | None:
+        """The packed entry, or None for a miss. Raises `CacheUnavailable`.
+
+        If `is_quiet`, the shard counts it as neither.
+        """
         link = self._connected()
-        answer = await link.ask(Get(link.next_id(), key), timeout_s)
+        answer = await link.ask(Get(link.next_id(), key, is_quiet), timeout_s)
         if isinstance(answer, Hit):
             return answer.packed
         _expect(answer, Miss)
@@ -223,7 +233,7 @@ class ShardClient:
         """Returns or raises `CacheUnavailable` when the connection is of no more use."""
         if self._watcher is not None:
             asked_at = self._clock()
-            answer = await link.ask(Subscribe(link.next_id()), self._lease_s)
+            answer = await link.ask(Subscribe(link.next_id(), self._serves), self._lease_s)
             viewed = _expect(answer, Viewed)
             self._renewed(link, viewed.view.epoch, asked_at)
         self._link = link

@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._is_greeted = False
         self._is_paused = False
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_subscriber = False
+        self.is_subscriber = self.is_ingress = False
         self.is_cut = False
         self._answers: dict[type, Callable[[Any], None]] = {
             Get: self._get,
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
             raise ValueError("no hello of ours")
 
     def _get(self, get: Get) -> None:
-        packed = self._holdings.get(get.key)
+        packed = self._holdings.get(get.key, is_quiet=get.is_quiet)
         write(Miss(get.id) if packed is None else Hit(get.id, packed), self._out)
 
     def _put(self, put: Put) -> None:
@@ -182,6 +182,7 @@ class Connection(asyncio.Protocol):
 
     def _subscribe(self, subscribe: Subscribe) -> None:
         self.is_subscriber = True
+        self.is_ingress = subscribe.serves
         self._server.taken.subscribed(self.number)
         write(self._server.view(subscribe.id), self._out)
 
@@ -191,7 +192,7 @@ class Connection(asyncio.Protocol):
         write(Renewed(renew.id, epoch, generation), self._out)
 
     def _ask(self, ask: Ask) -> None:
-        write(self._holdings.stats(ask.id, self._server.subscribers), self._out)
+        write(self._server.stats(ask.id), self._out)
 
     def _purge(self, purge: Purge) -> None:
         answer = Purged(purge.id, *self._holdings.purge(purge))

@@ -38,16 +38,16 @@ class Holdings:
         # Random, so that an ingress can tell a new shard from the one it knew; 0 is no shard's.
         self.generation = 1 + secrets.randbits(48)
 
-    def get(self, key: bytes) -> bytes | None:
-        """The packed entry, if there is one that is still current."""
+    def get(self, key: bytes, *, is_quiet: bool = False) -> bytes | None:
+        """The packed entry, if there is one that is still current. If `is_quiet`, not counted."""
         stored = self.store.get(key)
         if stored is not None:
             made_from = (stored.model, stored.digest, stored.fingerprint)
             # What isn't vouched for stays: the only replica may just be restarting.
             if self.registry.vouches(*made_from):
-                self._hits += 1
+                self._hits += not is_quiet
                 return stored.packed
-        self._misses += 1
+        self._misses += not is_quiet
         return None
 
     def put(self, put: Put) -> str | None:

@@ -43,10 +43,11 @@ class Hello(Struct, frozen=True, array_like=True, tag=0, gc=False):
 
 
 class Get(Struct, frozen=True, array_like=True, tag=1, gc=False):
-    """Is there an answer? → `Hit` or `Miss`."""
+    """Is there an answer? → `Hit` or `Miss`. If `is_quiet`, it is counted as neither."""
 
     id: Id
     key: Key
+    is_quiet: bool = False
 
 
 class Put(Struct, frozen=True, array_like=True, tag=2, gc=False):
@@ -73,9 +74,12 @@ class Reported(Struct, frozen=True, array_like=True, tag=3):
 
 
 class Subscribe(Struct, frozen=True, array_like=True, tag=4, gc=False):
-    """Tell me the view, now (→ `Viewed`) and whenever it changes (`Viewed` with the id 0)."""
+    """Tell me the view, now (→ `Viewed`) and whenever it changes (`Viewed` with the id 0).
+
+    `serves`: am I an ingress? Who only looks on is not counted as a subscriber."""
 
     id: Id
+    serves: bool = True
 
 
 class Renew(Struct, frozen=True, array_like=True, tag=5, gc=False):

@@ -61,13 +61,20 @@ def policies(settings: CacheSettings) -> dict[str, Policy]:
 class AnswerCache:
     """Owns the near cache, the catalogue and the connections to the shards.
 
-    `clock`: monotonic seconds. `now`: seconds since the epoch.
+    `clock`: monotonic seconds. `now`: seconds since the epoch. `serves`: is this an ingress's, or
+    does it only look on?
     """
 
     raw_key = staticmethod(raw_key)
 
     def __init__(
-        self, settings: CacheSettings, resolvers: Sequence[Resolve], *, clock: Clock, now: Clock
+        self,
+        settings: CacheSettings,
+        resolvers: Sequence[Resolve],
+        *,
+        clock: Clock,
+        now: Clock,
+        serves: bool = True,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -80,7 +87,9 @@ class AnswerCache:
         self.catalogue = Catalogue(settings.lease_s)
         self._days = Days(self.catalogue, now)
         self.near = Near(settings, self.catalogue.vouches)
-        self.shards = Shards(resolvers, clock=clock, lease_s=settings.lease_s, watcher=self)
+        self.shards = Shards(
+            resolvers, clock=clock, lease_s=settings.lease_s, watcher=self, serves=serves
+        )
         self._batches = Batches(
             self.shards.get,
             self._send,
@@ -162,7 +171,7 @@ class AnswerCache:
             else:
                 found = await self._current(found, question, asked)
         elif self._is_shared(question, asked):
-            found = await self._share(self._question(route, native, model, tenant))
+            found = await self._share(self.question(route, native, model, tenant))
         else:
             found = question
         if asked.only_if_cached and isinstance(found, Miss):
@@ -173,15 +182,21 @@ class AnswerCache:
         self, route: str, native: Mapping[str, Any], model: str, tenant: str, asked: Controls
     ) -> Question | Miss:
         """What a shard is to be asked, or why none is."""
-        policy_of_model = self._policies.get(model, self._settings.policy)
-        verdict = policy.gate(route, native, policy_of_model, asked)
+        verdict = self.verdict(route, native, model, asked)
         if not verdict.may_store:
             return Miss("bypass", verdict.reason or "policy")
-        question = self._question(route, native, model, tenant)
+        question = self.question(route, native, model, tenant)
         if verdict.may_read or isinstance(question, Miss):
             return question
         question = structs.replace(question, is_plain=False)
         return Miss("bypass", verdict.reason or "policy", question)
+
+    def verdict(
+        self, route: str, native: Mapping[str, Any], model: str, asked: Controls
+    ) -> policy.Verdict:
+        """May this request be answered from memory, and its answer be kept?"""
+        policy_of_model = self._policies.get(model, self._settings.policy)
+        return policy.gate(route, native, policy_of_model, asked)
 
     def _is_shared(self, miss: Miss, asked: Controls) -> bool:
         """May those who ask for the same sample at the same time get the same?"""
@@ -266,7 +281,7 @@ class AnswerCache:
         )
         self.near.put(raw_key, reply)
 
-    def _question(
+    def question(
         self, route: str, native: Mapping[str, Any], model: str, tenant: str
     ) -> Question | Miss:
         """The request under the digest that its model stands for now."""

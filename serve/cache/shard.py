@@ -21,6 +21,7 @@ from serve.cache.protocol import (
     Hello,
     Purged,
     Question,
+    Stats,
     Viewed,
     frame,
 )
@@ -118,8 +119,12 @@ class ShardServer:
 
     @property
     def subscribers(self) -> int:
-        """How many connections are told of changes."""
-        return sum(connection.is_subscriber for connection in self._connections)
+        """How many ingresses are told of changes."""
+        return sum(connection.is_ingress for connection in self._connections)
+
+    def stats(self, ask_id: int = 0) -> Stats:
+        """What this shard holds, and its counts since it started."""
+        return self.holdings.stats(ask_id, self.subscribers)
 
     def view(self, ask_id: int = 0) -> Viewed:
         """What subscribers are told."""

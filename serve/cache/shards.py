@@ -27,9 +27,16 @@ class Shards:
         clock: Clock,
         lease_s: float,
         watcher: Watcher | None = None,
+        serves: bool = True,
     ) -> None:
         self._clients = [
-            ShardClient(resolve, clock=clock, lease_s=lease_s, watcher=None if index else watcher)
+            ShardClient(
+                resolve,
+                clock=clock,
+                lease_s=lease_s,
+                watcher=None if index else watcher,
+                serves=serves,
+            )
             for index, resolve in enumerate(resolvers)
         ]
         self._running = AsyncExitStack()
@@ -55,6 +62,14 @@ class Shards:
     async def get(self, key: bytes, timeout_s: float) -> bytes | None:
         """The packed entry, or None for a miss. Raises `CacheUnavailable`."""
         return await self._of(key).get(key, timeout_s)
+
+    async def peek(self, key: bytes, timeout_s: float) -> bytes | None:
+        """The same, counted neither as a hit nor as a miss."""
+        return await self._of(key).get(key, timeout_s, is_quiet=True)
+
+    def number(self, key: bytes) -> int:
+        """The number of the shard that has this key."""
+        return shard_of(key, len(self._clients))
 
     def join(self, key: bytes, passenger: Passenger, *, may_read: bool) -> Ticket:
         """Ask the key's shard for an answer or a seat in its flight. Raises `CacheUnavailable`."""

@@ -1,4 +1,4 @@
-"""The `rayllama` command: `up` and `down`, `check`, `schema`, `key`, `bench`.
+"""The `rayllama` command: `up` and `down`, `check`, `schema`, `key`, `bench`, `cache`.
 
 Quick to import: neither Ray nor an engine is loaded by a command that doesn't need it.
 Exit status: 0 done, 1 failed while running, 2 refused (the config, the machine, the arguments).
@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from serve.cli import bench, schema
+from serve.cli import bench, cache, schema
 from serve.cli.child import LOCAL
 from serve.cli.deployfile import find, load, remarks
 from serve.cli.up import down, up
@@ -71,6 +71,7 @@ def _parser() -> ArgumentParser:
     makes.set_defaults(command=_key)
 
     bench.add_to(commands)
+    cache.add_to(commands)
     return parser
 
 

@@ -110,6 +110,7 @@ def _own(folder: Path, replicas: int) -> Path:
     data["http_options"]["port"] = _OWN_PORT
     data["controller_options"]["runtime_env"]["env_vars"] |= _OWN_PORTS
     data["applications"][0]["args"]["ingress"]["replicas"] = replicas
+    data["applications"][0]["args"]["admin"] = {"port": 0}
     path = folder / "join.yaml"
     path.write_text(yaml.safe_dump(data), "utf-8")
     return path

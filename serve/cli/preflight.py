@@ -61,6 +61,13 @@ def open_files(file: DeployFile) -> str:
 def findings(file: DeployFile) -> list[str]:
     """What is worth knowing about the config and this machine."""
     found = [f"note: {remark}" for remark in remarks(file)]
+    admin = file.settings.admin
+    who = admin.port and machine.holder(machine.Port(admin.port, "", admin.host))
+    if who:
+        found.append(
+            f"note: admin.port: {admin.port} is taken by {who}, so `rayllama cache` will not reach "
+            "this Rayllama until it is free; another port, or 0 for none, avoids this"
+        )
     ollama = machine.find_ollama()
     if ollama and file.settings.inference.engine == "embedded":
         found.append(f"Ollama found: {ollama}")

@@ -1,4 +1,4 @@
-"""The ingress's ASGI application, put together."""
+"""The ASGI applications, put together: the ingress's, and the admin API's."""
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -6,8 +6,9 @@ from functools import partial
 
 from starlette.routing import Router
 
+from serve.web.admin import AdminGate, AdminServices
 from serve.web.gateway import Gateway
-from serve.web.routes import Fallback, table, verbs
+from serve.web.routes import Fallback, admin_table, table, verbs
 from serve.web.services import Services
 
 Lifespan = Callable[[object], AbstractAsyncContextManager[None]]
@@ -18,3 +19,9 @@ def create_app(services: Services, lifespan: Lifespan | None = None) -> Gateway:
     routes = table(services)
     router = Router(routes, redirect_slashes=False, default=Fallback(routes), lifespan=lifespan)
     return Gateway(services, router, partial(verbs, routes))
+
+
+def create_admin(services: AdminServices) -> AdminGate:
+    """The admin API over its services."""
+    routes = admin_table(services)
+    return AdminGate(services, Router(routes, redirect_slashes=False, default=Fallback(routes)))

@@ -195,3 +195,13 @@ def chat_completions(exchange: Exchange) -> Asked:
         bool(request.stream),
         partial(OpenAIRenderer, request),
     )
+
+
+BY_PATH: Mapping[str, Callable[[Exchange], Asked]] = {
+    "/api/generate": GenerationRoute("/api/generate", native.GenerateRequest),
+    "/api/chat": GenerationRoute("/api/chat", native.ChatRequest),
+    "/api/embed": EmbeddingRoute("/api/embed", native.EmbedRequest),
+    "/api/embeddings": EmbeddingRoute("/api/embeddings", native.EmbeddingsRequest),
+    "/v1/chat/completions": chat_completions,
+}
+"""How the requests to each inference route are understood."""

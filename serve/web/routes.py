@@ -14,17 +14,15 @@ from urllib.parse import quote
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.web import dialects
+from serve.web import admin
 from serve.web.catalogue import Models, Passed
+from serve.web.dialects import BY_PATH
 from serve.web.infer import Infer
 from serve.web.probes import Readyz, healthz, running
 from serve.web.reply import Reply
 from serve.web.services import Services
-from serve.wire import native
 
-INFERENCE = frozenset(
-    {"/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/v1/chat/completions"}
-)
+INFERENCE = frozenset(BY_PATH)
 
 _READ = ("GET", "HEAD")
 
@@ -35,10 +33,9 @@ def table(services: Services) -> list[BaseRoute]:
     def passed(path: str) -> Passed:
         return Passed(services, path)
 
-    generate = dialects.GenerationRoute("/api/generate", native.GenerateRequest)
-    chat = dialects.GenerationRoute("/api/chat", native.ChatRequest)
-    embed = dialects.EmbeddingRoute("/api/embed", native.EmbedRequest)
-    embeddings = dialects.EmbeddingRoute("/api/embeddings", native.EmbeddingsRequest)
+    def infer(path: str) -> Infer:
+        return Infer(services, BY_PATH[path])
+
     return [
         Verbs("/", running, _READ),
         Verbs("/healthz", healthz, _READ),
@@ -47,13 +44,22 @@ def table(services: Services) -> list[BaseRoute]:
         Verbs("/api/tags", passed("/api/tags"), _READ),
         Verbs("/api/ps", passed("/api/ps"), ("GET",)),
         Verbs("/api/show", passed("/api/show"), ("POST",)),
-        Verbs("/api/generate", Infer(services, generate), ("POST",)),
-        Verbs("/api/chat", Infer(services, chat), ("POST",)),
-        Verbs("/api/embed", Infer(services, embed), ("POST",)),
-        Verbs("/api/embeddings", Infer(services, embeddings), ("POST",)),
-        Verbs("/v1/chat/completions", Infer(services, dialects.chat_completions), ("POST",)),
+        Verbs("/api/generate", infer("/api/generate"), ("POST",)),
+        Verbs("/api/chat", infer("/api/chat"), ("POST",)),
+        Verbs("/api/embed", infer("/api/embed"), ("POST",)),
+        Verbs("/api/embeddings", infer("/api/embeddings"), ("POST",)),
+        Verbs("/v1/chat/completions", infer("/v1/chat/completions"), ("POST",)),
         Verbs("/v1/models", Models(services), ("GET",)),
         Verbs("/v1/models/{name}", Models(services), ("GET",)),
+    ]
+
+
+def admin_table(services: admin.AdminServices) -> list[BaseRoute]:
+    """The routes of the admin API, which has a port of its own."""
+    return [
+        Verbs("/admin/cache/stats", admin.ShowStats(services), ("GET",)),
+        Verbs("/admin/cache/explain", admin.Explain(services, BY_PATH), ("POST",)),
+        Verbs("/admin/cache/purge", admin.Purge(services), ("POST",)),
     ]
 
 

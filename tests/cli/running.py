@@ -36,6 +36,7 @@ def config(folder: Path, change: Callable[[Any], None] = lambda _: None) -> Path
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": "30500",
     }
+    data["applications"][0]["args"]["admin"] = {"port": free_port()}
     change(data)
     path = folder / "up.yaml"
     path.write_text(yaml.safe_dump(data))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from serve.cli import machine, preflight
-from serve.cli.deployfile import DEFAULT, DeployFile, load
+from serve.cli.deployfile import DEFAULT, DeployFile, load, read
 from serve.errors import ConfigError
 
 
@@ -24,6 +24,13 @@ def listening(host: str = "127.0.0.1") -> Iterator[int]:
         taken.bind((host, 0))
         taken.listen()
         yield taken.getsockname()[1]
+
+
+def administered(port: int) -> DeployFile:
+    """local.yaml with its admin API on another port."""
+    data = read(DEFAULT)
+    data["applications"][0]["args"]["admin"] = {"port": port}
+    return DeployFile.model_validate(data)
 
 
 def moved(port: int) -> DeployFile:
@@ -149,3 +156,12 @@ def test_an_haproxy_is_found_where_serve_finds_it(tmp_path: Path) -> None:
 
 def test_what_does_not_answer_has_status_zero() -> None:
     assert machine.get("http://127.0.0.1:1", "/readyz") == (0, b"")
+
+
+def test_an_admin_port_that_is_taken_is_worth_a_note() -> None:
+    with listening() as number:
+        (note,) = [line for line in preflight.findings(administered(number)) if "admin" in line]
+    assert f"admin.port: {number} is taken by " in note
+    assert f"(pid {os.getpid()})" in note
+    for port in (number, 0):
+        assert not any("admin" in line for line in preflight.findings(administered(port)))

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from serve.bench.wire import Answer, Connection
-from serve.cli import family
-from serve.cli.deployfile import PROJECT, find, load
+from serve.cli import family, main
+from serve.cli.deployfile import PROJECT, find, load, read
 from serve.cli.machine import get
 from tests.cli.running import COMMAND, Up, config
 
@@ -114,6 +114,46 @@ def _is_loopback(address: str) -> bool:
 def _cmdline(up: Up) -> str:
     child = psutil.Process(up.process.pid).children()[0]
     return shlex.join(child.cmdline())
+
+
+def test_its_cache_can_be_operated(up: Up, path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    port = read(path)["applications"][0]["args"]["admin"]["port"]
+    where = ["--json", "--url", f"http://127.0.0.1:{port}"]
+
+    def told(*words: str) -> Any:
+        assert main(["cache", *words, *where]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    body = {
+        "model": "smollm2:135m",
+        "prompt": "To be explained.",
+        "options": {"temperature": 0, "num_predict": 3},
+    }
+    before = told("explain", "/api/generate", json.dumps(body))
+    assert (before["verdict"], before["reason"]) == ("miss", "cold")
+    ask(up, body)
+    after = told("explain", "/api/generate", json.dumps(body))
+    assert (after["verdict"], after["key"]) == ("hit", before["key"])
+    assert told("stats")["total"]["entries"] >= 1
+    assert get(up.url, "/admin/cache/stats")[0] == 404  # on its own port alone
+    exported = (
+        "ray_rayllama_cache_bytes{",
+        "ray_rayllama_cache_stored",
+        "ray_rayllama_flights_led",
+    )
+    until(lambda: all(name in metrics(up) for name in exported), 60)
+
+
+def metrics(up: Up) -> str:
+    """What Ray's agents export."""
+    pages = []
+    for process in psutil.Process(up.process.pid).children(recursive=True):
+        if "Agent" in process.name():
+            for connection in process.net_connections("tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    url = f"http://127.0.0.1:{connection.laddr.port}"
+                    pages.append(get(url, "/metrics", timeout_s=2)[1].decode(errors="replace"))
+    return "".join(pages)
 
 
 def test_a_second_one_is_refused(up: Up, path: Path, state: Path) -> None:
