@@ -13,6 +13,7 @@ they piled up while the consumer was busy, since every item costs about 200 µs 
 There is no timer: nothing waits for more.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 
@@ -86,6 +87,10 @@ class EngineClient:
         """From the connection into the buffer, to the end."""
         if self._http.closed:  # its engine has been replaced just now
             raise EngineNotReady("the engine is not reachable")
+        # aiohttp sends on a kept connection until it has read that the engine closed it. The event
+        # loop learns of that in its next round, and tells in the one after.
+        for _ in range(2):
+            await asyncio.sleep(0)
         with _translated():
             async with self._http.request(
                 call.method,
