@@ -1,34 +1,40 @@
 """One shard of the answer cache.
 
-Owns:         a byte-weighed store, the registry of what the engines list, a socket server.
+Owns:         a byte-weighed store, the registry of what the engines list, a socket server, and
+              the snapshots from which it comes back warm.
 Does not own: what may be cached and under which key (`serve.cache`, in the ingress).
 Lives:        as a deployment actor of the ingress: Serve starts, checks and recreates it.
-Dies:         with the application; losing it loses only warmth, since callers treat it as a miss.
+Dies:         with the application, killed without a word beforehand (`serve.cache.warmth`); losing
+              it loses only warmth, since callers treat it as a miss.
 """
 
 import secrets
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 from deployments.handles import listen_host
 from serve.cache.client import Address
 from serve.cache.shard import ShardServer
+from serve.cache.warmth import Warmth
 from serve.settings import CacheSettings
 
 
 class Cache:
     """The actor: a socket server on the event loop of Ray's own methods."""
 
-    def __init__(self, settings: CacheSettings | dict[str, Any]) -> None:
+    def __init__(self, settings: CacheSettings | dict[str, Any], index: int = 0) -> None:
         # Serve dumps them into a dict where its config file has a `deployments` block of its own.
         settings = CacheSettings.model_validate(settings)
         self._secret = secrets.token_bytes(32)
         self._server = ShardServer(self._secret, settings, clock=monotonic)
+        self._warmth = Warmth(self._server.holdings, settings, index, clock=monotonic, wall=time)
+        self._server.deserted = self._warmth.hurry
         self._address: tuple[str, int] | None = None
 
     async def address(self) -> Address:
         """Where the shard listens, and the secret that a client must say first."""
         if self._address is None:
             self._address = await self._server.start(listen_host())
+            self._warmth.start()
         host, port = self._address
         return host, port, self._secret

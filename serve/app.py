@@ -13,6 +13,7 @@ from deployments.cache import Cache
 from deployments.handles import SHARD_NAME, ReportToShards
 from deployments.inference import Inference
 from deployments.ingress import Ingress
+from serve.cache.places import place
 from serve.cache.service import policies
 from serve.settings import Settings
 
@@ -23,6 +24,7 @@ _CONTROL_CALLS = 64
 def build(args: Settings) -> ray_serve.Application:
     """The deployments of one Rayllama, bound together. Raises `ConfigError`."""
     policies(args.cache)  # refused here rather than in each replica
+    place(args.cache.snapshot.url)
     inference = ray_serve.deployment(
         Inference,
         name="Inference",
@@ -38,7 +40,7 @@ def build(args: Settings) -> ray_serve.Application:
         DeploymentActorConfig(
             name=SHARD_NAME.format(index),
             actor_class=ray.remote(Cache),
-            init_kwargs={"settings": args.cache},
+            init_kwargs={"settings": args.cache, "index": index},
             actor_options={"num_cpus": 0, "max_concurrency": 100},
         )
         for index in range(args.cache.shards)

@@ -68,6 +68,8 @@ class ShardServer:
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
         self.holdings = Holdings(settings, clock)
+        self.deserted: Callable[[], None] = lambda: None
+        """Called when the last subscriber has left: the ingresses may be stopping."""
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Listen, once. Returns where: the host as given, and the port."""
@@ -111,6 +113,8 @@ class ShardServer:
         self._connections.discard(connection)
         self._numbered.pop(connection.number, None)
         self.deliver()
+        if connection.is_subscriber and not self.subscribers:
+            self.deserted()
 
     def number(self) -> int:
         """A number for a connection."""

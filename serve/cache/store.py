@@ -13,6 +13,7 @@ behind, and `clear` is counted only afterwards; so each change here ends in `run
 """
 
 from collections import Counter
+from collections.abc import Iterator
 
 from moka_py import Moka
 from msgspec import Struct
@@ -47,6 +48,7 @@ class Store:
         self._max_bytes = max_bytes
         self._by_model: dict[str, dict[bytes, Stored]] = {}
         self.evictions: Counter[str] = Counter()
+        self.puts = 0
         self._moka: Moka[bytes, Stored] = Moka(
             max_bytes,
             tti=bounded(settings.idle_ttl_s),
@@ -74,7 +76,24 @@ class Store:
         self._by_model.setdefault(stored.model, {})[key] = stored
         self._moka.set(key, stored, ttl=bounded(ttl_s))
         self._moka.run_pending_tasks()
+        self.puts += 1
         return True
+
+    def restore(self, key: bytes, stored: Stored) -> bool:
+        """Keep an entry from a snapshot, unless there is one, or others would have to leave."""
+        is_there = key in self._by_model.get(stored.model, ())
+        if is_there or self.held_bytes + weight(key, stored) > self._max_bytes:
+            return False
+        return self.put(key, stored)
+
+    def everything(self) -> Iterator[tuple[bytes, Stored]]:
+        """All entries as they are now, expired ones too; nobody counts as having asked for them."""
+        keys: list[bytes] = []
+        entries: list[Stored] = []
+        for index in self._by_model.values():
+            keys += index
+            entries += index.values()
+        return zip(keys, entries, strict=True)
 
     def remove(self, key: bytes) -> bool:
         """Drop an entry. Was there one?"""
