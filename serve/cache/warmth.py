@@ -79,6 +79,8 @@ class Warmth:
         self._written_puts = 0
         self._due = 0.0
         self._woken = asyncio.Event()
+        self.has_read = False
+        """Has it been through what there was when it began?"""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -103,6 +105,7 @@ class Warmth:
 
     async def _keep(self, folder: Place) -> None:
         await self._take_in(folder)
+        self.has_read = True
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(_LOOK_S, self._settings.snapshot.interval_s)):
