@@ -14,6 +14,7 @@ from deployments.cache import Cache
 from deployments.handles import ADMIN_NAME, SHARD_NAME, ReportToShards
 from deployments.inference import Inference
 from deployments.ingress import Ingress
+from serve.cache.places import place
 from serve.cache.service import policies
 from serve.settings import Settings
 
@@ -27,6 +28,7 @@ _HEAD_NODE = "node:__internal_head__"
 def build(args: Settings) -> ray_serve.Application:
     """The deployments of one Rayllama, bound together. Raises `ConfigError`."""
     policies(args.cache)  # refused here rather than in each replica
+    place(args.cache.snapshot.url)
     inference = ray_serve.deployment(
         Inference,
         name="Inference",

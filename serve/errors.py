@@ -17,6 +17,7 @@ RayllamaError
 │   ├── EngineInvalid        500  it did not understand its own options
 │   └── EngineNotReady       503  it is not up (yet, or again)
 ├── NotCached                504  `only-if-cached`, and no answer is in memory
+├── SnapshotRefused          422  a file that can't be read as entries of the cache
 ├── Unforeseen               500  a fault of our own; the log has the traceback
 ├── CacheUnavailable         ---  a shard did not answer in time; always handled as a miss
 └── ConfigError              ---  refused at start, with the key's path and the fix
@@ -182,6 +183,15 @@ class NotCached(RayllamaError):
     fault: ClassVar[Fault] = "cache"
     code: ClassVar[str] = "not_cached"
     status = 504
+
+
+class SnapshotRefused(RayllamaError):
+    """A file that is damaged, cut, from a newer version, or no snapshot at all; the text names it
+    and says which."""
+
+    fault: ClassVar[Fault] = "operator"
+    code: ClassVar[str] = "snapshot_refused"
+    status = 422
 
 
 class ConfigError(RayllamaError):

@@ -190,6 +190,23 @@ class EmbeddedSettings(Section):
     """Models beside the two that come along (smollm2:135m, all-minilm)."""
 
 
+class SnapshotSettings(Section):
+    """The shared cache on disk, so that it is warm again after a restart."""
+
+    url: str = ""
+    """A folder that every node reaches, as an absolute path or an fsspec URL (s3://…, with its
+    package installed); "": none. Answers lie there readable: let nobody else read or write it."""
+
+    interval_s: Annotated[Seconds, Field(gt=0)] = 300
+    """How often each shard writes what it holds: what a killed one loses at most."""
+
+    @model_validator(mode="after")
+    def _is_absolute(self) -> Self:
+        if self.url and "://" not in self.url and not self.url.startswith("/"):
+            raise ValueError(f"url: {self.url!r} is neither an absolute path nor like s3://bucket")
+        return self
+
+
 class CacheSettings(Section):
     """The shared answer cache, and the near cache in each ingress replica."""
 
@@ -245,6 +262,9 @@ class CacheSettings(Section):
     catalogue_poll_s: Annotated[Seconds, Field(gt=0)] = 1
     """How often each replica reads its engine's list of models: a tag changed behind Rayllama's
     back is seen everywhere within this plus `lease_s`."""
+
+    snapshot: SnapshotSettings = SnapshotSettings()
+    """What is left of the cache over a restart."""
 
     @property
     def kept_s(self) -> float:

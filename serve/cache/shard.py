@@ -10,6 +10,7 @@ Each change that subscribers are told has a number, and who asks is told when al
 """
 
 import asyncio
+from collections.abc import Callable
 from hmac import compare_digest
 from itertools import count
 
@@ -28,6 +29,8 @@ from serve.cache.protocol import (
 from serve.cache.taken import Taken
 from serve.ports import Clock
 from serve.settings import CacheSettings
+
+Told = Callable[[], None]
 
 
 class ShardServer:
@@ -54,6 +57,8 @@ class ShardServer:
         self.taken: Taken[tuple[int, Confirmed | Purged]] = Taken(
             settings.lease_s, clock, has_forerunner=has_forerunner
         )
+        self.deserted: Told = lambda: None
+        """Called when the last subscriber has left: the ingresses may be stopping."""
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Listen, once. Returns where: the host as given, and the port."""
@@ -101,6 +106,8 @@ class ShardServer:
         self.taken.left(connection.number, is_cut=connection.is_cut)
         self.deliver()
         self.settle()
+        if connection.is_ingress and not self.subscribers:
+            self.deserted()
 
     def number(self) -> int:
         """A number for a connection."""

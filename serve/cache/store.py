@@ -13,6 +13,7 @@ behind, and `clear` is counted only afterwards; so each change here ends in `run
 """
 
 from collections import Counter
+from collections.abc import Iterator
 
 from moka_py import Moka
 from msgspec import Struct
@@ -59,6 +60,7 @@ class Store:
         self.index: Index[Stored] = Index(self._weigh, share_bytes)
         self.evictions: Counter[str] = Counter()
         self._removal = "explicit"
+        self.puts = 0
         self._moka: Moka[bytes, Stored] = Moka(
             max_bytes,
             tti=bounded(settings.idle_ttl_s),
@@ -89,11 +91,23 @@ class Store:
         self.index.add(key, stored)
         self._moka.set(key, stored, ttl=bounded(ttl_s))
         self._moka.run_pending_tasks()
+        self.puts += 1
         self._removal = "share"
         for surplus in self.index.surplus(stored.tenant):
             self.remove(surplus)
         self._removal = "explicit"
         return True
+
+    def restore(self, key: bytes, stored: Stored) -> bool:
+        """Keep an entry from a snapshot, unless there is one, or others would have to leave."""
+        is_there = self.index.holds(key, stored)
+        if is_there or self.held_bytes + self._weigh(key, stored) > self._max_bytes:
+            return False
+        return self.put(key, stored)
+
+    def everything(self) -> Iterator[tuple[bytes, Stored]]:
+        """All entries as they are now, expired ones too; nobody counts as having asked for them."""
+        return iter(list(self.index.select(ALL, float("inf"))))
 
     def remove(self, key: bytes) -> bool:
         """Drop an entry. Was there one?"""

@@ -1,4 +1,4 @@
-"""`rayllama bench`: a running Rayllama measured, or for `join` one that is started for it."""
+"""`rayllama bench`: a running Rayllama measured, or what `join` and `restart` start for it."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from serve.bench import hit, join, miss, target, trace
+from serve.bench import hit, join, miss, restart, target, trace
 from serve.cli import greeting
 from serve.cli.deployfile import DEFAULT, read
 from serve.cli.machine import get
@@ -35,7 +35,7 @@ _OWN_PORTS = {
 def add_to(commands: Any) -> None:
     """The command and its arguments."""
     parser = commands.add_parser("bench", help="measure a Rayllama that runs on this machine")
-    parser.add_argument("what", choices=["hit", "miss", "all", "join", "trace"])
+    parser.add_argument("what", choices=["hit", "miss", "all", "join", "restart", "trace"])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--url", default=URL, help=f"where Rayllama is (default: {URL})")
     parser.add_argument("--streams", type=int, default=200, help="join: identical ones at once")
@@ -43,6 +43,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--trace", default="", metavar="FILE", help="trace: default: generated")
     parser.add_argument("--requests", type=int, default=20_000, help="trace: generated ones")
     parser.add_argument("--seed", type=int, default=1, help="trace: of the generator")
+    parser.add_argument("--entries", type=int, default=100_000, help="restart: in the shard")
     parser.add_argument("--key", default="", help="an API key, where the config asks for one")
     parser.add_argument("--model", default="", help="default: the first that generates text")
     parser.add_argument("--engine", default="", help="miss: the engine's URL (default: found)")
@@ -56,7 +57,9 @@ def add_to(commands: Any) -> None:
 def _bench(arguments: Namespace) -> int:
     if arguments.what == "trace":
         return _trace(arguments)
-    if arguments.what == "join" and arguments.url == URL:
+    if arguments.what == "restart":
+        figures = {"restart": restart.restart(entries=arguments.entries, say=_say)}
+    elif arguments.what == "join" and arguments.url == URL:
         with tempfile.TemporaryDirectory(prefix="rayllama-bench-") as folder:
             config = _own(Path(folder), arguments.replicas)
             arguments.url = f"http://127.0.0.1:{_OWN_PORT}"
@@ -67,7 +70,7 @@ def _bench(arguments: Namespace) -> int:
             figures = _measured(arguments)
     for what, found in figures.items():
         for name, value in found.items():
-            print(f"{what:5} {name:22} {value}")
+            print(f"{what:7} {name:22} {value}")
     if arguments.json:
         print(json.dumps(figures if arguments.what == "all" else figures[arguments.what]))
     return 0
