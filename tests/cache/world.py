@@ -68,7 +68,10 @@ def report(
     replica: str = "r1", fingerprint: str = FINGERPRINT, version: str = "0.33.0", **digests: str
 ) -> Report:
     """What a replica sees; by default one model. `report(m="d1")`: model m has the digest d1."""
-    models = {name: Model(digest, b"{}") for name, digest in (digests or {MODEL: DIGEST}).items()}
+    models = {
+        name: Model(digest, b"{}", is_dated=False)
+        for name, digest in (digests or {MODEL: DIGEST}).items()
+    }
     return Report(replica, version, fingerprint, models)
 
 

@@ -167,7 +167,12 @@ def test_a_file_that_is_replaced_during_its_load_is_loaded_again(
     thread = threading.Thread(target=lambda: said.append(_said(mine)))
     thread.start()
     until(lambda: mine.status()["waiting"] == 1 and process.children())
+    loading = process.children()
+    for runner in loading:
+        runner.suspend()  # else it may have loaded all of the file before that is replaced
     _replace(file, other)
+    for runner in loading:
+        runner.resume()
     thread.join()
     assert said == [_said(mine)]
     assert old != _row(mine)["digest"] == _loaded_digest(mine)
