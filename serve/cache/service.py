@@ -23,7 +23,7 @@ from typing import Any, Self
 from msgspec import structs
 
 from serve.cache import batch, policy
-from serve.cache.answer import answer_of, entry_of, put_of
+from serve.cache.answer import entry_of, put_of
 from serve.cache.batch import Batches
 from serve.cache.catalogue import Catalogue
 from serve.cache.client import Resolve
@@ -33,11 +33,12 @@ from serve.cache.entry import MAX_UNPACKED_BYTES, Entry
 from serve.cache.flights import MAX_FLIGHT_BYTES
 from serve.cache.joining import Joining
 from serve.cache.key import request_key
+from serve.cache.lookup import Lookup, is_stale
 from serve.cache.near import Near, NearReply
-from serve.cache.outcome import Dropped, Hit, Miss, Question, Stale
+from serve.cache.outcome import Dropped, Hit, Miss, Question
 from serve.cache.recognise import raw_key
 from serve.cache.shards import Shards
-from serve.errors import BadRequest, CacheUnavailable, ConfigError
+from serve.errors import BadRequest, ConfigError
 from serve.ports import CatalogueView, Clock, Tail
 from serve.settings import CacheSettings, Policy
 from serve.wire.names import canonical
@@ -95,12 +96,15 @@ class AnswerCache:
             self._send,
             timeout_s=settings.lookup_timeout_s,
             now=now,
-            is_stale=self._is_stale,
+            is_stale=partial(is_stale, settings),
         )
         self.joining = Joining(
             self.shards,
             ask_within_s=settings.lookup_timeout_s,
             max_bytes=max(MAX_FLIGHT_BYTES, self._keep_bytes),
+        )
+        self._lookup = Lookup(
+            settings, self.shards, self._batches, self.joining, self.fill, now=now
         )
 
     async def __aenter__(self) -> Self:
@@ -165,13 +169,9 @@ class AnswerCache:
         if isinstance(question, Question):
             if cache_control or pragma:
                 question = structs.replace(question, is_plain=False)
-            found = await self._find(question, joins=not asked.only_if_cached)
-            if asked.refuses(self._now() - batch.stored_at(found)):
-                found = Miss("miss", "too-old", question)
-            else:
-                found = await self._current(found, question, asked)
+            found = await self._lookup.find(question, asked)
         elif self._is_shared(question, asked):
-            found = await self._share(self.question(route, native, model, tenant))
+            found = await self._lookup.share(self.question(route, native, model, tenant))
         else:
             found = question
         if asked.only_if_cached and isinstance(found, Miss):
@@ -335,73 +335,6 @@ class AnswerCache:
         if not self.shards.put(put_of(question, packed, ttl_s)):
             self.dropped["unsent"] += 1
         return None
-
-    async def _find(self, question: Question, *, joins: bool) -> Hit | Miss:
-        """Look a batch up by its inputs; all else, and a batch that is all new, by its key."""
-        found = await self._batches.find(question)
-        if found is None:
-            found = await (self._sit(question) if joins else self._ask(question))
-        return found
-
-    async def _ask(self, question: Question) -> Hit | Miss:
-        """Ask the shard that has this key, for an entry alone."""
-        try:
-            packed = await self.shards.get(question.key, self._settings.lookup_timeout_s)
-        except CacheUnavailable:
-            return Miss("miss", "unavailable", question)
-        entry = None if packed is None else answer_of(question, packed)
-        return Miss("miss", "cold", question) if entry is None else Hit(entry, question)
-
-    async def _sit(self, question: Question) -> Hit | Miss:
-        """An entry, or a seat in the flight that will bring one."""
-        seat = self.joining.sit(question, partial(self.fill, Miss("miss", "cold", question)))
-        packed = await seat.found()
-        if packed is None:
-            return Miss("miss", seat.reason, question, seat=seat)
-        entry = answer_of(question, packed)
-        return Miss("miss", "cold", question) if entry is None else Hit(entry, question)
-
-    def _is_stale(self, age_s: float) -> bool:
-        """Is an answer of this age only there for need? Without need, its shard decides alone."""
-        return self._settings.ttl_s < age_s and self._settings.ttl_s < self._settings.kept_s
-
-    async def _current(self, found: Hit | Miss, question: Question, asked: Controls) -> Hit | Miss:
-        """What was found, unless it is past its time: then a seat in the flight that renews it."""
-        if isinstance(found, Miss):
-            if found.seat is None or found.seat.old is None:
-                return found
-            old = Hit(found.seat.old.spelled_as(question.spelled), question)
-            return structs.replace(found, stale=self._stale(old, asked))
-        if not self._is_stale(self._now() - found.entry.stored_at):
-            return found
-        if asked.only_if_cached:
-            return Miss("miss", "stale", question)
-        keep = partial(self.fill, Miss("miss", "stale", question))
-        seat = self.joining.sit(question, keep, old=found.entry)
-        stale = self._stale(found, asked)
-        if await seat.found() is not None:  # who asked just before us was told of the old one
-            return Miss("miss", "stale", question, stale=stale)
-        reason = "stale" if seat.reason == "cold" else seat.reason
-        return Miss("miss", reason, question, seat=seat, stale=stale)
-
-    def _stale(self, hit: Hit, asked: Controls) -> Stale:
-        """When an answer past its time may do: RFC 5861 §3 and §4."""
-        over_s = self._now() - hit.entry.stored_at - self._settings.ttl_s
-        in_need_s: float | None = asked.stale_if_error_s
-        if in_need_s is None:
-            in_need_s = self._settings.stale_if_error_s
-        meanwhile = over_s <= self._settings.stale_while_revalidate_s and asked == NO_CONTROLS
-        return Stale(hit, meanwhile=meanwhile, if_error=over_s <= in_need_s)
-
-    async def _share(self, question: Question | Miss) -> Miss:
-        """A seat in a flight whose answer nobody keeps."""
-        if isinstance(question, Miss):
-            return question
-        seat = self.joining.sit(question, None)
-        await seat.found()
-        if seat.reason == "joined":
-            return Miss("miss", "joined", seat=seat)
-        return Miss("bypass", "sampled", seat=seat)
 
 
 def _is_made_from(question: Question, tail: Tail) -> bool:
