@@ -15,8 +15,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import blake2b
 from pydoc_data.topics import topics
 from statistics import fmean
@@ -68,8 +69,7 @@ async def _measured(settings: CacheSettings, entries: int, say: Say) -> Figures:
         for number, packed in enumerate(_answers(entries)):
             sizes.append(len(packed))
             put = Put(_key(number), packed, _MODEL, _DIGEST, _FINGERPRINT, settings.ttl_s)
-            while not client.put(put):  # noqa: ASYNC110
-                await asyncio.sleep(0.001)
+            await _until(partial(_is_put, client, put))
             if number % _AT_ONCE == 0:
                 await client.stats()
         held = (await client.stats()).entries
@@ -113,9 +113,11 @@ async def _shard(
             return "127.0.0.1", port, bytes.fromhex(secret)
 
         async with ShardClient(resolve, clock=monotonic, lease_s=settings.lease_s) as client:
-            async with asyncio.timeout(_WITHIN_S):
-                while not client.is_connected:  # noqa: ASYNC110
-                    await asyncio.sleep(0.001)
+
+            async def is_connected() -> bool:
+                return client.is_connected
+
+            await _until(is_connected)
             client.report(Report("bench", "1", _FINGERPRINT, {_MODEL: Model(_DIGEST, b"{}")}))
             yield process, client
         # Leaving the block closes the standard input, upon which the shard writes and stops.
@@ -123,17 +125,27 @@ async def _shard(
 
 async def _first_hit(client: ShardClient, entries: int) -> float:
     some = range(0, entries, max(1, entries // _SAMPLE))
-    async with asyncio.timeout(_WITHIN_S):
-        while not await _hits(client, some):  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+    await _until(lambda: _hits(client, some))
     return monotonic()
 
 
 async def _all_warm(client: ShardClient, entries: int) -> float:
-    async with asyncio.timeout(_WITHIN_S):
-        while (await client.stats()).entries < entries:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    async def is_warm() -> bool:
+        return (await client.stats()).entries >= entries
+
+    await _until(is_warm)
     return monotonic()
+
+
+async def _is_put(client: ShardClient, put: Put) -> bool:
+    return client.put(put)
+
+
+async def _until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Ask again and again: what is waited for happens in another process, which tells nobody."""
+    async with asyncio.timeout(_WITHIN_S):
+        while not await condition():
+            await asyncio.sleep(0.005)
 
 
 async def _hits(client: ShardClient, numbers: range) -> int:

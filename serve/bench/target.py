@@ -126,7 +126,7 @@ def _listening(processes: Iterable[psutil.Process], ports: range | None = None) 
             for connection in process.net_connections("tcp"):
                 at: Any = connection.laddr
                 if connection.status == psutil.CONN_LISTEN and (not ports or at.port in ports):
-                    host = "127.0.0.1" if at.ip in ("0.0.0.0", "::") else at.ip  # noqa: S104
+                    host = "127.0.0.1" if at.ip in ("0.0.0.0", "::") else at.ip  # noqa: S104 - compared only
                     yield (
                         f"http://[{host}]:{at.port}" if ":" in host else f"http://{host}:{at.port}"
                     )

@@ -59,15 +59,11 @@ class Connection:
         if self._socket is None:
             raise OSError("not connected")
         try:
-            began = perf_counter()
-            self._socket.sendall(request)
-            data = _read(self._socket)
+            began, data = _begin(self._socket, request)
         except OSError:
             self._socket.close()
             self._socket = self._connected()
-            began = perf_counter()
-            self._socket.sendall(request)
-            data = _read(self._socket)
+            began, data = _begin(self._socket, request)
         wire = self._socket
         while b"\r\n\r\n" not in data:
             data += _read(wire)
@@ -82,6 +78,13 @@ class Connection:
             rest += _read(wire)
         whole = perf_counter() - began
         return Answer(status, headers, unchunked(rest) if chunked else rest, first, whole)
+
+
+def _begin(wire: socket.socket, request: bytes) -> tuple[float, bytes]:
+    """Send it: when that was, and the answer's first bytes."""
+    began = perf_counter()
+    wire.sendall(request)
+    return began, _read(wire)
 
 
 def _read(wire: socket.socket) -> bytes:
