@@ -144,7 +144,7 @@ async def _is_put(client: ShardClient, put: Put) -> bool:
 async def _until(condition: Callable[[], Awaitable[object]]) -> None:
     """Ask again and again: what is waited for happens in another process, which tells nobody."""
     async with asyncio.timeout(_WITHIN_S):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - as said
             await asyncio.sleep(0.005)
 
 
