@@ -32,8 +32,7 @@ def prepared(path: Path) -> dict[str, Any]:
 
 
 def commands(config: dict[str, Any]) -> list[str]:
-    kinds = ("initialization", "setup", "head_setup", "worker_setup")
-    kinds = (*kinds, "head_start_ray", "worker_start_ray")
+    kinds = ("initialization", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     return [command for kind in kinds for command in config[f"{kind}_commands"]]
 
 
