@@ -8,7 +8,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml
 
 from serve.cli import main, schema
 from serve.cli.deployfile import (
@@ -25,7 +24,6 @@ from serve.cli.deployfile import (
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own use of pydantic
-    RAY: Any = importlib.import_module("ray")
     SERVE: Any = importlib.import_module("ray.serve.schema")
     CONSTANTS: Any = importlib.import_module("ray.serve._private.constants")
     TEMPLATES: Any = importlib.import_module("ray.serve._private.haproxy_templates")
@@ -142,10 +140,3 @@ def test_the_copy_for_the_python_proxy_differs_in_two_variables(path: Path) -> N
 def test_check_accepts_them_all(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *map(str, CONFIGS)]) == 0
     assert capsys.readouterr().out.count(": valid") == len(CONFIGS)
-
-
-def test_the_cluster_file_is_valid_for_ray() -> None:
-    cluster = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
-    schema_file = Path(RAY.__file__).parent / "autoscaler" / "ray-schema.json"
-    jsonschema.validate(cluster, json.loads(schema_file.read_text()))
-    assert cluster["head_node_type"] in cluster["available_node_types"]
