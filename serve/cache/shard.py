@@ -58,7 +58,7 @@ class ShardServer:
             settings.lease_s, clock, has_forerunner=has_forerunner
         )
         self.deserted: Told = lambda: None
-        """Called when the last subscriber has left: the ingresses may be stopping."""
+        """Called when the last ingress has left: all may be stopping."""
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Listen, once. Returns where: the host as given, and the port."""
@@ -126,7 +126,7 @@ class ShardServer:
 
     @property
     def subscribers(self) -> int:
-        """How many ingresses are told of changes."""
+        """How many ingresses are connected."""
         return sum(connection.is_ingress for connection in self._connections)
 
     def stats(self, ask_id: int = 0) -> Stats:

@@ -22,9 +22,9 @@ The rules, by what each prevents:
 6. A folder that can't be reached, and a file that is refused, cost warmth and a line in the log.
 
 When it writes: at the interval if anything was stored, after a purge, when it is stopped, and when
-the last ingress has left it. The last is for Serve, which kills deployment actors (no signal comes
-before), but only when the last replica of their version is gone: a small shard has written by then;
-a large one has lost one interval at most.
+the last ingress has left it (each shard knows all of them). The last is for Serve, which kills
+deployment actors (no signal comes before), but only when the last replica of their version is gone:
+a small shard has written by then; a large one has lost one interval at most.
 """
 
 import asyncio
