@@ -205,7 +205,7 @@ class Connection(asyncio.Protocol):
             write(answer, self._out)
             return
         self._server.publish()
-        self._await(answer)
+        self._server.promise(self, answer)
 
     def _confirm(self, confirm: Confirm) -> None:
         self._await(Confirmed(confirm.id))
