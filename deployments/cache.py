@@ -30,7 +30,7 @@ class Cache:
         self._server = ShardServer(self._secret, settings, clock=monotonic, has_forerunner=True)
         self._gauges = ShardGauges(index, self._server.stats)
         self._warmth = Warmth(self._server.holdings, settings, index, clock=monotonic, wall=time)
-        self._server.deserted = self._warmth.hurry
+        self._server.deserted, self._server.purged = self._warmth.hurry, self._warmth.purged
         self._address: tuple[str, int] | None = None
 
     async def address(self) -> Address:

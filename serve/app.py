@@ -45,7 +45,12 @@ def build(args: Settings) -> ray_serve.Application:
             name=SHARD_NAME.format(index),
             actor_class=ray.remote(Cache),
             init_kwargs={"settings": args.cache, "index": index},
-            actor_options={"num_cpus": 0, "max_concurrency": 100},
+            # Spread: one node that is lost costs one shard's warmth, and memory is every node's.
+            actor_options={
+                "num_cpus": 0,
+                "max_concurrency": 100,
+                "scheduling_strategy": "SPREAD",
+            },
         )
         for index in range(args.cache.shards)
     ]

@@ -21,6 +21,7 @@ async def _serve(settings: CacheSettings) -> None:
     secret = secrets.token_bytes(32)
     server = ShardServer(secret, settings, clock=monotonic)
     warmth = Warmth(server.holdings, settings, 0, clock=monotonic, wall=time)
+    server.deserted, server.purged = warmth.hurry, warmth.purged
     _, port = await server.start()
     warmth.start()
     sys.stdout.write(json.dumps([port, secret.hex()]) + "\n")

@@ -21,6 +21,7 @@ from serve.cache.link import CONNECT_WITHIN_S, Link, Passenger
 from serve.cache.protocol import (
     Answer,
     Ask,
+    Attend,
     Confirm,
     Confirmed,
     Fill,
@@ -98,7 +99,10 @@ class Ticket:
 
 
 class ShardClient:
-    """Owns the connection to one shard, and the task that keeps it."""
+    """Owns the connection to one shard, and the task that keeps it.
+
+    `serves`: is it an ingress's? By default, if there is a `watcher`.
+    """
 
     def __init__(
         self,
@@ -107,13 +111,13 @@ class ShardClient:
         clock: Clock,
         lease_s: float,
         watcher: Watcher | None = None,
-        serves: bool = True,
+        serves: bool | None = None,
     ) -> None:
         self._resolve = resolve
         self._clock = clock
         self._lease_s = lease_s
         self._watcher = watcher
-        self._serves = serves
+        self._serves = watcher is not None if serves is None else serves
         self._link: Link | None = None
         self._keeping: asyncio.Task[None] | None = None
         self.generation = -1
@@ -236,6 +240,8 @@ class ShardClient:
             answer = await link.ask(Subscribe(link.next_id(), self._serves), self._lease_s)
             viewed = _expect(answer, Viewed)
             self._renewed(link, viewed.view.epoch, asked_at)
+        elif self._serves:
+            link.tell(Attend())
         self._link = link
         while not link.lost.done():
             asked_at = self._clock()

@@ -12,6 +12,7 @@ from serve.cache.protocol import (
     MAX_HELLO_BYTES,
     VERSION,
     Ask,
+    Attend,
     Confirm,
     Confirmed,
     Frames,
@@ -72,6 +73,7 @@ class Connection(asyncio.Protocol):
             Purge: self._purge,
             Taken: self._taken,
             Confirm: self._confirm,
+            Attend: self._attend,
             **dict.fromkeys(SEAT, self._seat),
         }
 
@@ -186,6 +188,9 @@ class Connection(asyncio.Protocol):
         self._server.taken.subscribed(self.number)
         write(self._server.view(subscribe.id), self._out)
 
+    def _attend(self, _: Attend) -> None:
+        self.is_ingress = True
+
     def _renew(self, renew: Renew) -> None:
         self._server.taken.renewed(self.number)
         epoch, generation = self._holdings.registry.view.epoch, self._holdings.generation
@@ -200,7 +205,7 @@ class Connection(asyncio.Protocol):
             write(answer, self._out)
             return
         self._server.publish()
-        self._await(answer)
+        self._server.promise(self, answer)
 
     def _confirm(self, confirm: Confirm) -> None:
         self._await(Confirmed(confirm.id))

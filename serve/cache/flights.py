@@ -27,6 +27,10 @@ A flight is one generation of one key. Whoever asks for a key takes a seat. The 
    The backlog of an ended flight is let go after one more lease, for the same price.
 8. Losing the shard loses no answer: each leader goes on for its own listeners, and the followers
    do what rule 5 says, find no shard, and lead themselves (`serve.cache.joining`).
+9. A purge. Who asked before it hears the old flights to their end; who asks after it does not join
+   them, whatever their keys: it leads a new one. So no answer that was begun before a purge is
+   given to anybody who asked after it, and rule 2 holds for what is asked between two purges. A
+   changed digest needs no such rule, since it changes the keys.
 
 Nobody waits for ever: a seat ends with its flight; a flight ends by its leader's word, by the loss
 of its connection, or by the lease; and a connection ends with its process.
@@ -102,7 +106,7 @@ class Flights:
     @property
     def count(self) -> int:
         """How many there are now."""
-        return len(self._open)
+        return len(self._led)
 
     @property
     def held_bytes(self) -> int:
@@ -158,6 +162,10 @@ class Flights:
             flight.leader_listens = False
             self._desert(flight)
 
+    def outdate(self) -> None:
+        """There was a purge: nobody joins the flights that there are."""
+        self._open.clear()
+
     def lost(self, seats: Iterable[Seat]) -> None:
         """These seats' connection is gone."""
         for seat in seats:
@@ -168,7 +176,7 @@ class Flights:
     def expire(self) -> None:
         """End the flights whose leaders have been silent for too long."""
         now = self._clock()
-        for flight in [flight for flight in self._open.values() if flight.until <= now]:
+        for flight in [flight for flight in self._led.values() if flight.until <= now]:
             self._dismiss(flight, LOST)
         for flight in [flight for flight in self._ended if flight.until <= now]:
             self._ended.discard(flight)
@@ -218,7 +226,9 @@ class Flights:
         self._end(flight, ending)
 
     def _end(self, flight: Flight, ending: Ending) -> None:
-        del self._open[flight.key], self._led[flight.leader]
+        del self._led[flight.leader]
+        if self._open.get(flight.key) is flight:
+            del self._open[flight.key]
         flight.ending = ending
         flight.until = self._clock() + self.lease_s
         self._news.update(flight.followers)

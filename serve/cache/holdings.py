@@ -91,6 +91,7 @@ class Holdings:
         """
         if not purge.dry_run:
             self.generation += 1
+            self.flights.outdate()
         which = Selection(purge.model, purge.tenant, purge.key, purge.older_than_s)
         return self.store.purge(which, dry_run=purge.dry_run)
 

@@ -16,6 +16,7 @@ The shard's rules are in `serve.cache.flights`. Here, for each key that is being
 5. A flight that lost its generation ends with `EngineDied`, for all its listeners alike. Those that
    have sent nothing to their clients ask once more (`serve.web.infer`).
 6. The whole answer is given to `keep` before its end is told to anybody.
+7. After a purge nobody joins a flight from before it here either (`outdate`).
 
 A listener is ended with the same error if it is more than a whole backlog behind.
 """
@@ -149,6 +150,10 @@ class Joining:
         """Nobody can join this flight any more."""
         if self._flights.get(key) is flight:
             del self._flights[key]
+
+    def outdate(self) -> None:
+        """There was a purge: nobody joins the flights that there are."""
+        self._flights.clear()
 
     def own(self, generation: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a flight's generation."""

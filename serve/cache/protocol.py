@@ -151,6 +151,11 @@ class Confirm(Struct, frozen=True, array_like=True, tag=13, gc=False):
     id: Id
 
 
+class Attend(Struct, frozen=True, array_like=True, tag=14, gc=False):
+    """I am an ingress, and this connection stands for me as long as I am; nothing is said in
+    return. To shards that are no authority: who subscribes is known already."""
+
+
 class Welcome(Struct, frozen=True, array_like=True, tag=20, gc=False):
     """The secret was right."""
 
@@ -271,6 +276,7 @@ Question = (
     | Finish
     | Taken
     | Confirm
+    | Attend
 )
 """What a shard may be told."""
 

@@ -133,6 +133,8 @@ class AnswerCache:
     def viewed(self, view: CatalogueView, generation: int) -> None:
         """From the authority: the view, and whether near answers must be forgotten."""
         has_moved = view.utc_offset_s != self.catalogue.view.utc_offset_s
+        if generation != self._generation:
+            self.joining.outdate()
         if generation != self._generation or has_moved:  # when the day ends was told with replies
             self._generation = generation
             self.near.clear()

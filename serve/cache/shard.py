@@ -10,7 +10,8 @@ Each change that subscribers are told has a number, and who asks is told when al
 """
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from hmac import compare_digest
 from itertools import count
 
@@ -29,6 +30,8 @@ from serve.cache.protocol import (
 from serve.cache.taken import Taken
 from serve.ports import Clock
 from serve.settings import CacheSettings
+
+log = logging.getLogger("rayllama.cache")
 
 Told = Callable[[], None]
 
@@ -57,8 +60,11 @@ class ShardServer:
         self.taken: Taken[tuple[int, Confirmed | Purged]] = Taken(
             settings.lease_s, clock, has_forerunner=has_forerunner
         )
+        self._promising: set[asyncio.Task[None]] = set()
+        self.purged: Callable[[], Awaitable[None]] | None = None
+        """Returns when what was purged can't come back from a snapshot. Raises `OSError`."""
         self.deserted: Told = lambda: None
-        """Called when the last subscriber has left: the ingresses may be stopping."""
+        """Called when the last ingress has left: all may be stopping."""
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> tuple[str, int]:
         """Listen, once. Returns where: the host as given, and the port."""
@@ -75,6 +81,9 @@ class ShardServer:
         if self._ticking is not None:
             self._ticking.cancel()
             await asyncio.wait([self._ticking])
+        for task in self._promising:
+            task.cancel()
+        await asyncio.gather(*self._promising, return_exceptions=True)
         if self._settling is not None:
             self._settling.cancel()
         if self._server is not None:
@@ -126,7 +135,7 @@ class ShardServer:
 
     @property
     def subscribers(self) -> int:
-        """How many ingresses are told of changes."""
+        """How many ingresses are connected."""
         return sum(connection.is_ingress for connection in self._connections)
 
     def stats(self, ask_id: int = 0) -> Stats:
@@ -137,6 +146,30 @@ class ShardServer:
         """What subscribers are told."""
         view, generation = self.holdings.registry.view, self.holdings.generation
         return Viewed(ask_id, view, generation, self.taken.change)
+
+    def promise(self, connection: Connection, purged: Purged) -> None:
+        """Answer a purge when it is true everywhere, and can't come back from a snapshot."""
+        if self.purged is None:
+            self._wait(connection, purged)
+            return
+        task = asyncio.get_running_loop().create_task(
+            self._promise(self.purged(), connection, purged)
+        )
+        self._promising.add(task)
+        task.add_done_callback(self._promising.discard)
+
+    async def _promise(self, kept: Awaitable[None], connection: Connection, purged: Purged) -> None:
+        try:
+            await kept
+        except OSError as fault:  # who asked must not believe that it is done
+            log.warning("a purge can't be made to last: %s", type(fault).__name__)
+            connection.drop()
+        else:
+            self._wait(connection, purged)
+
+    def _wait(self, connection: Connection, purged: Purged) -> None:
+        self.taken.wait((connection.number, purged))
+        self.settle()
 
     def settle(self) -> None:
         """Answer those who waited for a change to be taken in, and look again when leases end."""

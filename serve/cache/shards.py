@@ -18,7 +18,8 @@ from serve.ports import Clock
 
 
 class Shards:
-    """Owns a client for each shard."""
+    """Owns a client for each shard. `serves`: are they an ingress's? Then every shard knows it as
+    one, so that each can tell when the last has left (`serve.cache.warmth`)."""
 
     def __init__(
         self,

@@ -162,6 +162,19 @@ async def slices(place: Place, name: str) -> AsyncGenerator[list[Record]]:
         thread.shutdown(wait=False)
 
 
+async def is_ours(place: Place, name: str) -> bool:
+    """Does the file begin as ours do? Others that happen to be named like one are left alone."""
+
+    def starts_right() -> bool:
+        try:
+            with place.read(name) as file:
+                return file.read(len(MAGIC)) == MAGIC
+        except FileNotFoundError:
+            return False
+
+    return await asyncio.to_thread(starts_right)
+
+
 class Reader:
     """A file that has been found whole. Blocking. Raises `SnapshotRefused`, `OSError`."""
 

@@ -15,16 +15,16 @@ The rules, by what each prevents:
 4. A file is removed when it has been read and its entries are in a newer file: for its own number
    by the shard itself, for another number of shards when each shard of today's has written. Only
    files with our name and our first bytes are removed, and none that was refused.
-5. What an operator purged must not come back. A purge makes the shard write at once; a file that
-   was being written is thrown away; files from before the purge are not read any more, and removed
-   by that write. A shard that is killed in between (`_LOOK_S` and the time to write) may bring
-   purged entries back when it restarts.
+5. What an operator purged must not come back. A purge is acknowledged when a mark of it is in the
+   folder (`serve.cache.purge_marks`), upon which the shard writes at once; files from before the
+   purge are not read any more, by nobody, and removed by that write. A shard that is killed before
+   it has written costs warmth.
 6. A folder that can't be reached, and a file that is refused, cost warmth and a line in the log.
 
 When it writes: at the interval if anything was stored, after a purge, when it is stopped, and when
-the last ingress has left it. The last is for Serve, which kills deployment actors (no signal comes
-before), but only when the last replica of their version is gone: a small shard has written by then;
-a large one has lost one interval at most.
+the last ingress has left it (each shard knows all of them). The last is for Serve, which kills
+deployment actors (no signal comes before), but only when the last replica of their version is gone:
+a small shard has written by then; a large one has lost one interval at most.
 """
 
 import asyncio
@@ -35,8 +35,9 @@ from contextlib import aclosing, suppress
 
 from serve.cache.holdings import Holdings
 from serve.cache.places import Place, place
+from serve.cache.purge_marks import PurgeMarks
 from serve.cache.shards import shard_of
-from serve.cache.snapshot import MAGIC, Record, header, slices, write
+from serve.cache.snapshot import Record, header, is_ours, slices, write
 from serve.cache.snapshot_name import SnapshotName, new_run, parse, parse_part
 from serve.cache.store import Stored
 from serve.errors import SnapshotRefused
@@ -72,7 +73,8 @@ class Warmth:
         self._clock = clock
         self._wall = wall
         self._run = new_run()
-        self._began_ms = self._written_ms = self._distrusted_ms = 0
+        self._marks = PurgeMarks(index, settings.shards, self._run)
+        self._began_ms = self._written_ms = 0
         self._done_with: set[SnapshotName] = set()
         self._refused: set[SnapshotName] = set()
         self._generation = holdings.generation
@@ -94,6 +96,13 @@ class Warmth:
         """Write soon: there may not be much time."""
         self._due = self._clock()
         self._woken.set()
+
+    async def purged(self) -> None:
+        """Returns when what was purged up to now can't come back. Raises `OSError`."""
+        if self._task is not None:
+            folder = place(self._settings.snapshot.url)
+            await self._marks.leave(folder, max(self._now_ms(), self._written_ms))
+            self.hurry()
 
     async def stop(self) -> None:
         """Write for the last time, if there is anything new."""
@@ -128,7 +137,7 @@ class Warmth:
     async def _take_in(self, folder: Place) -> None:
         """Read what earlier runs have left and this one has not read."""
         try:
-            names = await _names(folder)
+            names = await self._names(folder)
         except OSError as fault:
             log.warning("snapshots can't be listed: %s", type(fault).__name__)
             return
@@ -139,12 +148,17 @@ class Warmth:
                 return
             await self._load(folder, name)
 
+    async def _names(self, folder: Place) -> list[SnapshotName]:
+        found = await asyncio.to_thread(folder.names)
+        self._marks.see(found)
+        return [name for name in map(parse, found) if name is not None]
+
     def _left_to_us(self, names: list[SnapshotName]) -> list[SnapshotName]:
         """The newest file of each earlier run that holds keys of ours, newest first."""
         seen: set[tuple[str, int, int]] = set()
         found = []
         for name in sorted(names, reverse=True):
-            if not self._is_earlier(name) or name.written_ms <= self._distrusted_ms:
+            if not self._is_earlier(name) or self._marks.covers(name):
                 continue
             is_newest = name.shard not in seen
             seen.add(name.shard)
@@ -203,8 +217,8 @@ class Warmth:
             return
         generation, puts = self._holdings.generation, self._holdings.store.puts
         if self._is_purged:
-            self._distrusted_ms = self._now_ms()
-        self._written_ms = max(self._written_ms + 1, self._now_ms())
+            self._marks.at_ms = max(self._marks.at_ms, self._now_ms())
+        self._written_ms = max(self._written_ms + 1, self._marks.at_ms + 1, self._now_ms())
         name = self._name(self._written_ms)
         try:
             count = await write(
@@ -219,6 +233,7 @@ class Warmth:
                 return
             self._generation, self._written_puts = generation, puts
             await self._clear(folder, name)
+            await self._marks.clear(folder, self._now_ms())
         except OSError as fault:
             log.warning("a snapshot can't be written: %s", type(fault).__name__)
         else:
@@ -256,7 +271,7 @@ class Warmth:
         found = await asyncio.to_thread(folder.names)
         names = [name for name in map(parse, found) if name is not None]
         for name in names:
-            if self._is_replaced(name, written, names) and await _is_ours(folder, str(name)):
+            if self._is_replaced(name, written, names) and await is_ours(folder, str(name)):
                 await asyncio.to_thread(folder.remove, str(name))
         for name in filter(None, map(parse_part, found)):
             is_abandoned = self._now_ms() - name.written_ms > _ABANDONED_MS
@@ -270,7 +285,7 @@ class Warmth:
     ) -> bool:
         if name.shard == written.shard:
             return name.written_ms < written.written_ms
-        is_read = name in self._done_with or name.written_ms <= self._distrusted_ms
+        is_read = name in self._done_with or self._marks.covers(name)
         if not self._is_earlier(name) or not is_read or name in self._refused:
             return False
         if name.count == written.count:
@@ -281,21 +296,3 @@ class Warmth:
             if other.count == written.count and other > name and other.written_ms > name.written_ms
         }
         return len(today) == written.count
-
-
-async def _names(folder: Place) -> list[SnapshotName]:
-    found = await asyncio.to_thread(folder.names)
-    return [name for name in map(parse, found) if name is not None]
-
-
-async def _is_ours(folder: Place, name: str) -> bool:
-    """Does the file begin as ours do? Others that happen to be named like one are left alone."""
-
-    def starts_right() -> bool:
-        try:
-            with folder.read(name) as file:
-                return file.read(len(MAGIC)) == MAGIC
-        except FileNotFoundError:
-            return False
-
-    return await asyncio.to_thread(starts_right)

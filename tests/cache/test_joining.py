@@ -616,6 +616,34 @@ async def test_sampled_requests_are_joined_only_where_that_is_meant() -> None:
                 assert again.reason == "sampled"
 
 
+@pytest.mark.parametrize("is_led_there", [False, True])
+async def test_who_asks_after_a_purge_hears_no_generation_from_before_it(
+    *, is_led_there: bool
+) -> None:
+    gate = asyncio.Event()
+    old = ScriptedEngine(HEAD, LINES[0], gate, *LINES[1:], TAIL)
+    new = ScriptedEngine(HEAD, LINES[0].replace(b"The", b"New"), gate, *LINES[1:], TAIL)
+    async with cluster(2) as world:
+        first, second = world.ingresses if is_led_there else world.ingresses[::-1]
+        before = [await Listener(first, old).has(LINES[0])]
+        before += [await Listener(second, old).has(LINES[0])]
+        await world.ingresses[0].shards.purge()
+        after = [Listener(ingress, new) for ingress in (second, first, second)]
+        for listener in after:
+            await listener.has(new.script[1])  # type: ignore[arg-type]
+        assert sorted(listener.reason for listener in after) == ["cold", "joined", "joined"]
+        gate.set()
+        for listener in [*before, *after]:
+            await listener.task
+        assert {listener.text for listener in before} == {b"".join(LINES)}
+        assert (old.begun, new.begun) == (1, 1)
+        again = Listener(first, old)
+        await again.task
+        assert isinstance(again.found, Hit)  # and what is kept is the new one
+        assert b"New" in again.found.entry.lines[0]
+        await until(lambda: world.idle)
+
+
 async def test_pieces_say_what_the_frames_said() -> None:
     async def frames() -> AsyncGenerator[Frame, None]:
         said: list[Frame] = [HEAD, *LINES, TAIL]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -12,7 +12,7 @@ from serve.cache.client import ShardClient
 from serve.cache.holdings import Holdings
 from serve.cache.places import place
 from serve.cache.protocol import Purge
-from serve.cache.shards import shard_of
+from serve.cache.shards import Shards, shard_of
 from serve.cache.snapshot import MAGIC, export, read
 from serve.cache.snapshot_name import parse
 from serve.cache.store import OVERHEAD_BYTES
@@ -368,3 +368,33 @@ async def test_a_shard_that_the_last_ingress_has_left_writes(
             assert files(tmp_path) == []
         await until(lambda: len(files(tmp_path)) == 1)
         await warmth.stop()
+
+
+async def test_every_shard_knows_when_the_last_ingress_has_left(
+    tmp_path: Path, wall: HandClock
+) -> None:
+    settings = CacheSettings.model_validate({"shards": 3, "snapshot": {"url": str(tmp_path)}})
+    async with AsyncExitStack() as shards:
+        running = [await shards.enter_async_context(shard(settings)) for _ in range(3)]
+        warmths = []
+        for index, (server, _) in enumerate(running):
+            warmth = Warmth(server.holdings, settings, index, clock=monotonic, wall=wall)
+            server.deserted = warmth.hurry
+            server.holdings.report(report())
+            server.holdings.put(put(KEYS[index]))
+            warmth.start()
+            warmths.append(warmth)
+
+        def ingress(*, serves: bool = True) -> Shards:
+            where = [at(address) for _, address in running]
+            watcher = Watching()
+            return Shards(where, clock=monotonic, lease_s=2, watcher=watcher, serves=serves)
+
+        async with ingress():
+            async with ingress(), ingress(serves=False):
+                await until(lambda: all(server.subscribers == 2 for server, _ in running))
+            await until(lambda: all(server.subscribers == 1 for server, _ in running))
+            assert files(tmp_path) == []
+        await until(lambda: len(files(tmp_path)) == 3)
+        for warmth in warmths:
+            await warmth.stop()
