@@ -44,7 +44,11 @@ def build(args: Settings) -> ray_serve.Application:
         DeploymentActorConfig(
             name=SHARD_NAME.format(index),
             actor_class=ray.remote(Cache),
-            init_kwargs={"settings": args.cache, "index": index},
+            init_kwargs={
+                "settings": args.cache,
+                "index": index,
+                "tenants": args.auth.tenants,
+            },
             actor_options={"num_cpus": 0, "max_concurrency": 100},
         )
         for index in range(args.cache.shards)

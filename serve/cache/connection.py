@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
+from serve.cache.moved import Export, Restore, Restored
+from serve.cache.outgoing import Outgoing
 from serve.cache.protocol import (
     MALFORMED,
     MAX_FRAME_BYTES,
@@ -18,6 +20,7 @@ from serve.cache.protocol import (
     Get,
     Hit,
     Miss,
+    Pause,
     Purge,
     Purged,
     Put,
@@ -54,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._holdings = server.holdings
         self.number = server.number()
         self._seats = Seats(self.number, server.holdings)
+        self._outgoing = Outgoing(server.holdings.store, server.clock)
         self._frames = Frames(MAX_HELLO_BYTES)
         self._waiting: deque[bytes | bytearray] = deque()
         self._out = bytearray()
@@ -72,6 +76,9 @@ class Connection(asyncio.Protocol):
             Purge: self._purge,
             Taken: self._taken,
             Confirm: self._confirm,
+            Pause: self._pause,
+            Export: self._export,
+            Restore: self._restore,
             **dict.fromkeys(SEAT, self._seat),
         }
 
@@ -201,6 +208,17 @@ class Connection(asyncio.Protocol):
             return
         self._server.publish()
         self._await(answer)
+
+    def _pause(self, pause: Pause) -> None:
+        self._holdings.registry.pause(is_paused=pause.is_paused)
+        self._server.publish()
+        self._await(Confirmed(pause.id))
+
+    def _export(self, export: Export) -> None:
+        write(self._outgoing.answer(export), self._out)
+
+    def _restore(self, restore: Restore) -> None:
+        write(Restored(restore.id, self._holdings.restore_all(restore)), self._out)
 
     def _confirm(self, confirm: Confirm) -> None:
         self._await(Confirmed(confirm.id))

@@ -140,7 +140,7 @@ def test_the_reason_says_what_is_wrong(tmp_path: Path) -> None:
 
 def forged(*frames: bytes, count: int) -> bytes:
     """A file whose checksum is right although what it holds isn't."""
-    scribe = snapshot._Scribe(file := BytesIO(), header(WALL()))
+    scribe = snapshot.Scribe(file := BytesIO(), header(WALL()))
     for frame in frames:
         scribe._write(frame)
     scribe.count = count
