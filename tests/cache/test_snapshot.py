@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.cache import snapshot
@@ -60,6 +60,7 @@ records = st.lists(
 )
 
 
+@settings(deadline=None)  # it writes files, and machines are busy
 @given(records)
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, said: list[Record]
