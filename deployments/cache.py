@@ -9,6 +9,7 @@ Dies:         with the application, killed without a word beforehand (`serve.cac
 """
 
 import secrets
+from collections.abc import Collection
 from time import monotonic, time
 from typing import Any
 
@@ -23,11 +24,18 @@ from serve.settings import CacheSettings
 class Cache:
     """The actor: a socket server on the event loop of Ray's own methods."""
 
-    def __init__(self, settings: CacheSettings | dict[str, Any], index: int = 0) -> None:
+    def __init__(
+        self,
+        settings: CacheSettings | dict[str, Any],
+        index: int = 0,
+        tenants: Collection[str] | None = None,
+    ) -> None:
         # Serve dumps them into a dict where its config file has a `deployments` block of its own.
         settings = CacheSettings.model_validate(settings)
         self._secret = secrets.token_bytes(32)
-        self._server = ShardServer(self._secret, settings, clock=monotonic, has_forerunner=True)
+        self._server = ShardServer(
+            self._secret, settings, clock=monotonic, has_forerunner=True, tenants=tenants
+        )
         self._gauges = ShardGauges(index, self._server.stats)
         self._warmth = Warmth(self._server.holdings, settings, index, clock=monotonic, wall=time)
         self._server.deserted, self._server.purged = self._warmth.hurry, self._warmth.purged

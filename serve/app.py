@@ -44,7 +44,11 @@ def build(args: Settings) -> ray_serve.Application:
         DeploymentActorConfig(
             name=SHARD_NAME.format(index),
             actor_class=ray.remote(Cache),
-            init_kwargs={"settings": args.cache, "index": index},
+            init_kwargs={
+                "settings": args.cache,
+                "index": index,
+                "tenants": args.auth.tenants,
+            },
             # Spread: one node that is lost costs one shard's warmth, and memory is every node's.
             actor_options={
                 "num_cpus": 0,

@@ -100,6 +100,7 @@ class CatalogueView(Struct, frozen=True):
 
     `fingerprint` is "" where replicas differ in it, and then nothing may be cached.
     `utc_offset_s` is None where they differ in it, and then nothing that holds the date may.
+    `is_paused`: an operator has said that nothing is to be read from the cache or kept.
     """
 
     epoch: int
@@ -107,6 +108,7 @@ class CatalogueView(Struct, frozen=True):
     engine_version: str
     models: Mapping[str, Model]
     utc_offset_s: int | None = 0
+    is_paused: bool = False
 
 
 class Clock(Protocol):

@@ -329,6 +329,11 @@ class AuthSettings(Section):
     keys: list[Key] = []
     """None: everybody, as one tenant, `default`."""
 
+    @property
+    def tenants(self) -> list[str]:
+        """All there are, in order."""
+        return sorted({key.tenant for key in self.keys} or {"default"})
+
     @model_validator(mode="after")
     def _one_tenant_a_key(self) -> Self:
         seen: dict[str, int] = {}

@@ -13,6 +13,9 @@ holds the view under a lease. The rules that make "no answer of the old digest" 
    shard stops within `lease_s` of any change that it has not been told of.
 4. Without a live lease nothing is served from the near cache, looked up in a shard, or stored.
 
+5. While the view says that the cache is paused, it vouches for nothing: a pause is a change of the
+   view like any other, so it is pushed, acknowledged, and told to who comes later.
+
 Who changes a tag and must know when nobody serves what it was before waits for its acknowledgement
 (`serve.cache.taken`).
 
@@ -56,6 +59,12 @@ class Registry:
             del self._reports[name]
         return self._agree() if silent else None
 
+    def pause(self, *, is_paused: bool) -> None:
+        """Vouch for nothing until told otherwise; or do so again."""
+        if is_paused != self.view.is_paused:
+            epoch = self.view.epoch + 1
+            self.view = structs.replace(self.view, epoch=epoch, is_paused=is_paused)
+
     def vouches(self, model: str, digest: str, fingerprint: str) -> bool:
         """Is this what the replicas agree on now?"""
         return is_current(self.view, model, digest, fingerprint)
@@ -78,6 +87,7 @@ class Registry:
             engine_version=min((report.engine_version for report in reports), default=""),
             models=_agreed(report.models for report in reports),
             utc_offset_s=offsets.pop() if len(offsets) == 1 else None,
+            is_paused=self.view.is_paused,
         )
         if view == self.view:
             return None
@@ -141,4 +151,5 @@ def is_current(view: CatalogueView, model: str, digest: str, fingerprint: str) -
         and known.digest == digest
         and view.fingerprint == fingerprint
         and fingerprint != ""
+        and not view.is_paused
     )

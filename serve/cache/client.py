@@ -10,7 +10,7 @@ subscriber it renews the lease on the catalogue as well (`serve.cache.catalogue`
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -18,6 +18,7 @@ from msgspec import structs
 
 from serve.cache.flights import Ending
 from serve.cache.link import CONNECT_WITHIN_S, Link, Passenger
+from serve.cache.moved import LOST, Export, Exported, Moved, Restore, Restored
 from serve.cache.protocol import (
     Answer,
     Ask,
@@ -31,6 +32,7 @@ from serve.cache.protocol import (
     Join,
     Leave,
     Miss,
+    Pause,
     Purge,
     Purged,
     Put,
@@ -192,6 +194,42 @@ class ShardClient:
         link = self._connected()
         asked = Confirm(link.next_id())
         _expect(await link.ask(asked, ASK_WITHIN_S + self._lease_s), Confirmed)
+
+    async def pause(self, *, is_paused: bool) -> None:
+        """Have every ingress pass by the cache, or use it again; returns when all do.
+
+        Raises `CacheUnavailable`.
+        """
+        link = self._connected()
+        asked = Pause(link.next_id(), is_paused)
+        _expect(await link.ask(asked, ASK_WITHIN_S + self._lease_s), Confirmed)
+
+    async def exported(self, model: str, tenant: str) -> AsyncGenerator[list[Moved]]:
+        """The entries of a canonical name and a tenant, where these are given, some at a time.
+
+        Raises `CacheUnavailable`.
+        """
+        link, cursor = self._connected(), 0
+        while True:
+            asked = Export(link.next_id(), cursor, model, tenant)
+            answer = _expect(await link.ask(asked, ASK_WITHIN_S), Exported)
+            if answer.cursor == LOST:
+                raise CacheUnavailable("the cache shard exports for too many at once")
+            yield answer.entries
+            cursor = answer.cursor
+            if not cursor:
+                return
+
+    async def restored(self, entries: list[Moved], generation: int) -> dict[str, int]:
+        """Have entries taken in; how many met which fate. Raises `CacheUnavailable`."""
+        link = self._connected()
+        asked = Restore(link.next_id(), entries, generation)
+        return _expect(await link.ask(asked, ASK_WITHIN_S), Restored).counts
+
+    async def generation_now(self) -> int:
+        """The shard's own. Raises `CacheUnavailable`."""
+        link = self._connected()
+        return _expect(await link.ask(Renew(link.next_id()), ASK_WITHIN_S), Renewed).generation
 
     def _connected(self) -> Link:
         if self._link is None:

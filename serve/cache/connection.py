@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
+from serve.cache.moved import Export, Restore, Restored
+from serve.cache.outgoing import Outgoing
 from serve.cache.protocol import (
     MALFORMED,
     MAX_FRAME_BYTES,
@@ -19,6 +21,7 @@ from serve.cache.protocol import (
     Get,
     Hit,
     Miss,
+    Pause,
     Purge,
     Purged,
     Put,
@@ -55,6 +58,7 @@ class Connection(asyncio.Protocol):
         self._holdings = server.holdings
         self.number = server.number()
         self._seats = Seats(self.number, server.holdings)
+        self._outgoing = Outgoing(server.holdings.store, server.clock)
         self._frames = Frames(MAX_HELLO_BYTES)
         self._waiting: deque[bytes | bytearray] = deque()
         self._out = bytearray()
@@ -74,6 +78,9 @@ class Connection(asyncio.Protocol):
             Taken: self._taken,
             Confirm: self._confirm,
             Attend: self._attend,
+            Pause: self._pause,
+            Export: self._export,
+            Restore: self._restore,
             **dict.fromkeys(SEAT, self._seat),
         }
 
@@ -206,6 +213,17 @@ class Connection(asyncio.Protocol):
             return
         self._server.publish()
         self._server.promise(self, answer)
+
+    def _pause(self, pause: Pause) -> None:
+        self._holdings.registry.pause(is_paused=pause.is_paused)
+        self._server.publish()
+        self._await(Confirmed(pause.id))
+
+    def _export(self, export: Export) -> None:
+        write(self._outgoing.answer(export), self._out)
+
+    def _restore(self, restore: Restore) -> None:
+        write(Restored(restore.id, self._holdings.restore_all(restore)), self._out)
 
     def _confirm(self, confirm: Confirm) -> None:
         self._await(Confirmed(confirm.id))

@@ -10,10 +10,13 @@ that ingress itself hears of the change.
 import secrets
 import sys
 from collections import Counter
+from collections.abc import Collection
+from typing import Literal
 
 from serve.cache.catalogue import POLLS_A_REPORT_LIVES, Registry
 from serve.cache.flights import Flights
 from serve.cache.index import Selection
+from serve.cache.moved import Moved, Restore
 from serve.cache.protocol import Purge, Put, Stats
 from serve.cache.store import Store, Stored
 from serve.ports import Clock, Report
@@ -23,10 +26,28 @@ LEASES_A_FLIGHT_LIVES = 5
 """How long a leader may be silent, in `cache.lease_s`: longer than a busy event loop stalls."""
 
 
-class Holdings:
-    """One shard's share of the cache. `clock`: seconds, monotonic."""
+Fate = Literal[
+    "taken",
+    "expired",
+    "present",  # there is one already
+    "full",  # others would have to leave
+    "too-large",  # over `cache.max_entry_bytes`
+    "revoked",  # its tenant has no key any more
+    "purged",  # there was a purge meanwhile
+]
+"""What becomes of an entry from a file."""
 
-    def __init__(self, settings: CacheSettings, clock: Clock) -> None:
+
+class Holdings:
+    """One shard's share of the cache. `clock`: seconds, monotonic.
+
+    `tenants`: whose entries may come back from a file (`serve.cache.warmth`, rule 7); None: all.
+    """
+
+    def __init__(
+        self, settings: CacheSettings, clock: Clock, tenants: Collection[str] | None = None
+    ) -> None:
+        self._tenants = None if tenants is None else frozenset(tenants)
         self._settings = settings
         self._clock = clock
         self._max_bytes = settings.max_bytes // settings.shards
@@ -62,6 +83,8 @@ class Holdings:
     def _refusal(self, put: Put) -> str | None:
         if len(put.packed) > self._settings.max_entry_bytes:
             return "too-large"
+        if self.registry.view.is_paused:
+            return "paused"
         if put.generation not in (0, self.generation):
             return "purged"  # or made for the shard that was here before
         if not self.registry.vouches(put.model, put.digest, put.fingerprint):
@@ -73,6 +96,39 @@ class Holdings:
         made_from = (sys.intern(put.model), view.models[put.model].digest, view.fingerprint)
         stored = Stored(put.packed, *made_from, expires_at, sys.intern(put.tenant), now)
         return None if self.store.put(put.key, stored) else "too-large"
+
+    def restore(self, moved: Moved) -> Fate:
+        """Take in an entry from a file, in nobody's place.
+
+        It lives no longer than it would have, nor than one that was stored here at that time.
+        """
+        left_s = min(moved.left_s, self._settings.kept_s - moved.age_s)
+        if self._tenants is not None and moved.tenant not in self._tenants:
+            return "revoked"
+        if left_s <= 0:
+            return "expired"
+        if len(moved.packed) > self._settings.max_entry_bytes:
+            return "too-large"
+        now = self._clock()
+        stored = Stored(
+            moved.packed,
+            # One object for all entries of a model, as in `_refusal`.
+            sys.intern(moved.model),
+            sys.intern(moved.digest),
+            sys.intern(moved.fingerprint),
+            now + left_s,
+            sys.intern(moved.tenant),
+            now - moved.age_s,
+        )
+        if self.store.index.holds(moved.key, stored):
+            return "present"
+        return "taken" if self.store.restore(moved.key, stored) else "full"
+
+    def restore_all(self, restore: Restore) -> dict[str, int]:
+        """Take in those that may be. Returns how many met which fate."""
+        if restore.generation not in (0, self.generation):
+            return {"purged": len(restore.entries)}
+        return dict(Counter(map(self.restore, restore.entries)))
 
     def report(self, report: Report) -> bool:
         """Take in what a replica sees. Did that change the view?"""
@@ -113,4 +169,5 @@ class Holdings:
             led=self.flights.led,
             joined=self.flights.joined,
             tenants=self.store.index.tenants(),
+            is_paused=self.registry.view.is_paused,
         )

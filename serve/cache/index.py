@@ -143,6 +143,11 @@ class Index(Generic[_Entry]):
         held = self._tenants.get(entry.tenant)
         return held is not None and key in held.by_model.get(entry.model, ())
 
+    def find(self, tenant: str, model: str, key: bytes) -> _Entry | None:
+        """An entry, asked for by nobody."""
+        held = self._tenants.get(tenant)
+        return None if held is None else held.by_model.get(model, {}).get(key)
+
     def tenants(self) -> dict[str, tuple[int, int]]:
         """The entries and bytes that each tenant holds."""
         return {name: (held.entries, held.held_bytes) for name, held in self._tenants.items()}

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Protocol, cast
 
+from serve.cache.moved import Export, Restore
 from serve.cache.protocol import (
     MALFORMED,
     MAX_FRAME_BYTES,
@@ -30,6 +31,7 @@ from serve.cache.protocol import (
     Lead,
     Miss,
     News,
+    Pause,
     Pieces,
     Purge,
     Question,
@@ -98,7 +100,9 @@ class Link(asyncio.Protocol):
         await welcome
 
     async def ask(
-        self, question: Get | Subscribe | Renew | Ask | Purge | Confirm, timeout_s: float
+        self,
+        question: Get | Subscribe | Renew | Ask | Purge | Confirm | Pause | Export | Restore,
+        timeout_s: float,
     ) -> Answer:
         """The answer. Raises `CacheUnavailable` if there is none in time."""
         answer = self._expect(question.id, timeout_s)

@@ -107,18 +107,27 @@ class Lookup:
         return Miss("miss", reason, question, seat=seat, stale=stale)
 
     def _stale(self, hit: Hit, asked: Controls) -> Stale:
-        """When an answer past its time may do: RFC 5861 §3 and §4."""
-        over_s = self._now() - hit.entry.stored_at - self._settings.ttl_s
-        in_need_s: float | None = asked.stale_if_error_s
-        if in_need_s is None:
-            in_need_s = self._settings.stale_if_error_s
-        meanwhile = over_s <= self._settings.stale_while_revalidate_s and asked == NO_CONTROLS
-        return Stale(hit, meanwhile=meanwhile, if_error=over_s <= in_need_s)
+        age_s = self._now() - hit.entry.stored_at
+        meanwhile, if_error = may_do(self._settings, age_s, asked)
+        return Stale(hit, meanwhile=meanwhile, if_error=if_error)
 
 
 def is_stale(settings: CacheSettings, age_s: float) -> bool:
     """Is an answer of this age only there for need? Without need, its shard decides alone."""
     return settings.ttl_s < age_s and settings.ttl_s < settings.kept_s
+
+
+def may_do(settings: CacheSettings, age_s: float, asked: Controls) -> tuple[bool, bool]:
+    """May an answer past its time do while a new one is made, and if none can be made?
+
+    RFC 5861 §3 and §4.
+    """
+    over_s = age_s - settings.ttl_s
+    in_need_s: float | None = asked.stale_if_error_s
+    if in_need_s is None:
+        in_need_s = settings.stale_if_error_s
+    meanwhile = over_s <= settings.stale_while_revalidate_s and asked == NO_CONTROLS
+    return meanwhile, over_s <= in_need_s
 
 
 def _read(question: Question, packed: bytes | None) -> Hit | Miss:

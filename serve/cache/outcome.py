@@ -27,6 +27,7 @@ Dropped = (
         "digest",  # made from another content than the catalogue's, or no longer vouched for
         "too-large",  # over `cache.max_entry_bytes` packed
         "purged",  # asked before a purge
+        "paused",  # asked before the cache was paused
         "midnight",  # asked on another day than answered, and the prompt may hold the date
         "unsent",  # the shard is away; the near cache has it all the same
     ]

@@ -28,6 +28,7 @@ Bypass = Literal[
     "no-store",  # the client's Cache-Control
     "no-cache",  # the client's Cache-Control, or Pragma: a fresh answer, which is kept
     "unkeyable",  # nested too deeply to name
+    "paused",  # by an operator
 ]
 Unworthy = Literal[
     "malformed",  # not the lines that the engine's API promises
@@ -67,6 +68,7 @@ class Verdict(Struct, frozen=True):
 
 
 CACHEABLE = Verdict(may_read=True, may_store=True)
+PAUSED = Verdict(may_read=False, may_store=False, reason="paused")
 
 
 def gate(

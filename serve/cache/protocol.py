@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from serve.cache.flights import Ending
+from serve.cache.moved import Export, Exported, Restore, Restored
 from serve.ports import CatalogueView, Report
 
 VERSION = 1
@@ -156,6 +157,13 @@ class Attend(Struct, frozen=True, array_like=True, tag=14, gc=False):
     return. To shards that are no authority: who subscribes is known already."""
 
 
+class Pause(Struct, frozen=True, array_like=True, tag=42, gc=False):
+    """Read nothing and keep nothing, or do so again → `Confirmed`, when every ingress does."""
+
+    id: Id
+    is_paused: bool
+
+
 class Welcome(Struct, frozen=True, array_like=True, tag=20, gc=False):
     """The secret was right."""
 
@@ -217,6 +225,7 @@ class Stats(Struct, frozen=True, array_like=True, tag=25):
     led: int = 0
     joined: int = 0
     tenants: dict[str, tuple[int, int]] = {}
+    is_paused: bool = False
 
 
 class Purged(Struct, frozen=True, array_like=True, tag=26, gc=False):
@@ -277,6 +286,9 @@ Question = (
     | Taken
     | Confirm
     | Attend
+    | Pause
+    | Export
+    | Restore
 )
 """What a shard may be told."""
 
@@ -286,7 +298,7 @@ Found = Hit | Miss | Lead | Follow
 News = Found | Pieces | Closed
 """What a seat hears."""
 
-Answer = Welcome | Viewed | Renewed | Stats | Purged | Confirmed | News
+Answer = Welcome | Viewed | Renewed | Stats | Purged | Confirmed | Exported | Restored | News
 """What a shard may say."""
 
 _encoder = msgspec.msgpack.Encoder()

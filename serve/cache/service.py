@@ -77,7 +77,7 @@ class AnswerCache:
         now: Clock,
         serves: bool = True,
     ) -> None:
-        self._settings = settings
+        self.settings = self._settings = settings
         self._clock = clock
         self._now = now
         self._policies = policies(settings)
@@ -197,6 +197,8 @@ class AnswerCache:
         self, route: str, native: Mapping[str, Any], model: str, asked: Controls
     ) -> policy.Verdict:
         """May this request be answered from memory, and its answer be kept?"""
+        if self.catalogue.view.is_paused:
+            return policy.PAUSED
         policy_of_model = self._policies.get(model, self._settings.policy)
         return policy.gate(route, native, policy_of_model, asked)
 
@@ -266,7 +268,7 @@ class AnswerCache:
         """Keep the reply to these bytes in the near cache, as long as its entry lives."""
         question, entry = hit.question, hit.entry
         is_past = question.generation != self._generation or self._days.is_over(question)
-        if is_past or not question.is_plain:
+        if self.catalogue.view.is_paused or is_past or not question.is_plain:
             return
         age_s = max(0.0, self._now() - entry.stored_at)
         reply = NearReply(
@@ -318,6 +320,8 @@ class AnswerCache:
     def _unfit(self, question: Question, tail: Tail) -> Dropped | None:
         if not _is_made_from(question, tail):
             return "digest"
+        if self.catalogue.view.is_paused:
+            return "paused"
         current = (question.model, question.digest, question.fingerprint)
         if not self.catalogue.vouches(*current, self._clock()):
             return "digest"

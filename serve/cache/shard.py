@@ -11,7 +11,7 @@ Each change that subscribers are told has a number, and who asks is told when al
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from hmac import compare_digest
 from itertools import count
 
@@ -46,7 +46,9 @@ class ShardServer:
         clock: Clock,
         *,
         has_forerunner: bool = False,
+        tenants: Collection[str] | None = None,
     ) -> None:
+        self.clock = clock
         self._secret = secret
         self._tick_s = settings.catalogue_poll_s / 2
         self._connections: set[Connection] = set()
@@ -56,7 +58,7 @@ class ShardServer:
         self._server: asyncio.Server | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._settling: asyncio.TimerHandle | None = None
-        self.holdings = Holdings(settings, clock)
+        self.holdings = Holdings(settings, clock, tenants)
         self.taken: Taken[tuple[int, Confirmed | Purged]] = Taken(
             settings.lease_s, clock, has_forerunner=has_forerunner
         )

@@ -4,14 +4,17 @@ Rendezvous hashing: a key lives where its hash with the shard's number is larges
 takes over 1/N of the keys and moves no others.
 """
 
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from hashlib import blake2b
 from types import TracebackType
 from typing import Self
 
 from serve.cache.client import Resolve, ShardClient, Ticket, Watcher
 from serve.cache.link import Passenger
+from serve.cache.moved import Moved
 from serve.cache.protocol import Purge, Purged, Put, Stats
 from serve.errors import CacheUnavailable
 from serve.ports import Clock
@@ -110,6 +113,44 @@ class Shards:
     def generations(self) -> tuple[int, ...]:
         """Each shard's, as last told: an answer asked for now is stored only if it is the same."""
         return tuple(client.generation for client in self._clients)
+
+    async def pause(self, *, is_paused: bool) -> None:
+        """Have every ingress pass by the cache, or use it again; returns when all do.
+
+        The authority alone is told: what the ingresses do is what it says. So a pause ends with its
+        process; for longer there is `cache.policy`. Raises `CacheUnavailable`.
+        """
+        await self._clients[0].pause(is_paused=is_paused)
+
+    async def exported(self, *, model: str, tenant: str) -> AsyncGenerator[list[Moved]]:
+        """All shards' entries, one shard after the other. Raises `CacheUnavailable`."""
+        self._need_all()
+        for client in self._clients:
+            async with aclosing(client.exported(model, tenant)) as found:
+                async for entries in found:
+                    yield entries
+
+    async def restored(self, entries: Iterable[Moved], generations: Sequence[int]) -> Counter[str]:
+        """Give entries to their shards. Raises `CacheUnavailable`.
+
+        Refused where there was a purge since the generations given (`generations_now`).
+        """
+        shared: dict[int, list[Moved]] = {}
+        for moved in entries:
+            shared.setdefault(self.number(moved.key), []).append(moved)
+        counts: Counter[str] = Counter()
+        for index, some in shared.items():
+            counts.update(await self._clients[index].restored(some, generations[index]))
+        return counts
+
+    async def generations_now(self) -> list[int]:
+        """Each shard's, asked for now. Raises `CacheUnavailable`."""
+        self._need_all()
+        return list(await asyncio.gather(*(one.generation_now() for one in self._clients)))
+
+    def _need_all(self) -> None:
+        if self.connected < len(self._clients):
+            raise CacheUnavailable("not every cache shard is connected")
 
     def _of(self, key: bytes) -> ShardClient:
         return self._clients[shard_of(key, len(self._clients))]

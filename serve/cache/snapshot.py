@@ -35,6 +35,7 @@ from typing import Annotated, BinaryIO, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from serve.cache.moved import Moved
 from serve.cache.places import Place, split
 from serve.cache.protocol import MAX_FRAME_BYTES, Key
 from serve.errors import SnapshotRefused
@@ -130,7 +131,7 @@ async def write(
     opened = place.write(name)
     is_whole = False
     try:
-        scribe = _Scribe(await do(thread, opened.open), head)
+        scribe = Scribe(await do(thread, opened.open), head)
         async for some in _sliced(records):
             await do(thread, scribe.add, some)
         await do(thread, scribe.end)
@@ -186,8 +187,15 @@ class Reader:
         self.header: Header = self._parsed(_decode_header, self._frame())
 
     def some(self) -> list[Record]:
-        """The next records, at most `SLICE`; none at the end."""
-        return list(islice(self._records(), SLICE))
+        """The next records, at most `SLICE` and about `_CHUNK_BYTES` of them; none at the end."""
+        found: list[Record] = []
+        size = 0
+        for record in self._records():
+            found.append(record)
+            size += len(record.packed)
+            if len(found) == SLICE or size >= _CHUNK_BYTES:
+                break
+        return found
 
     def _records(self) -> Iterator[Record]:
         while frame := self._frame():
@@ -242,7 +250,7 @@ class Reader:
         return SnapshotRefused(f"{self._name}: {reason}")
 
 
-class _Scribe:
+class Scribe:
     """A file in the making. Blocking."""
 
     def __init__(self, file: BinaryIO, head: Header) -> None:
@@ -264,6 +272,14 @@ class _Scribe:
     def _write(self, data: bytes) -> None:
         self._hashed.update(data)
         self._file.write(data)
+
+
+def moved_of(record: Record, now: float) -> Moved:
+    """A record as its shard takes it, at a time in seconds since the epoch."""
+    stored_at = now if record.stored_at is None else record.stored_at
+    made_from = (record.model, record.digest, record.fingerprint, record.tenant or "")
+    times = (record.expires_at - now, max(0.0, now - stored_at))
+    return Moved(record.key, record.packed, *made_from, *times)
 
 
 def _framed(message: Header | Record) -> bytes:

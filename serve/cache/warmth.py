@@ -21,6 +21,12 @@ The rules, by what each prevents:
    it has written costs warmth.
 6. A folder that can't be reached, and a file that is refused, cost warmth and a line in the log.
 
+7. A tenant whose last key was revoked is gone with all its answers. To revoke a key is to deploy a
+   config without it: Serve then starts the shards anew, since their arguments have changed, and
+   the ingresses, which refuse the key before they look anywhere. Nothing of that tenant is read
+   back, nor imported; and since the file that held it is to be replaced, the shard writes soon
+   even if nothing else is new. So no call to the admin API is needed.
+
 When it writes: at the interval if anything was stored, after a purge, when it is stopped, and when
 the last ingress has left it (each shard knows all of them). The last is for Serve, which kills
 deployment actors (no signal comes before), but only when the last replica of their version is gone:
@@ -29,7 +35,6 @@ a small shard has written by then; a large one has lost one interval at most.
 
 import asyncio
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import aclosing, suppress
 
@@ -37,9 +42,8 @@ from serve.cache.holdings import Holdings
 from serve.cache.places import Place, place
 from serve.cache.purge_marks import PurgeMarks
 from serve.cache.shards import shard_of
-from serve.cache.snapshot import Record, header, is_ours, slices, write
+from serve.cache.snapshot import Record, header, is_ours, moved_of, slices, write
 from serve.cache.snapshot_name import SnapshotName, new_run, parse, parse_part
-from serve.cache.store import Stored
 from serve.errors import SnapshotRefused
 from serve.ports import Clock
 from serve.settings import CacheSettings
@@ -79,6 +83,7 @@ class Warmth:
         self._refused: set[SnapshotName] = set()
         self._generation = holdings.generation
         self._written_puts = 0
+        self._has_revoked = False
         self._due = 0.0
         self._woken = asyncio.Event()
         self.has_read = False
@@ -190,24 +195,11 @@ class Warmth:
             log.info("%d entries are back from %s", kept, name)
 
     def _restored(self, record: Record) -> bool:
-        left_s = min(record.expires_at - self._wall(), self._settings.kept_s)
-        if (
-            left_s <= 0
-            or len(record.packed) > self._settings.max_entry_bytes
-            or shard_of(record.key, self._settings.shards) != self._index
-        ):
+        if shard_of(record.key, self._settings.shards) != self._index:
             return False
-        stored = Stored(
-            record.packed,
-            # One object for all entries of a model, as in `Holdings.put`.
-            sys.intern(record.model),
-            sys.intern(record.digest),
-            sys.intern(record.fingerprint),
-            self._clock() + left_s,
-            sys.intern(record.tenant or ""),
-            self._clock() - max(0.0, self._wall() - (record.stored_at or self._wall())),
-        )
-        return self._holdings.store.restore(record.key, stored)
+        fate = self._holdings.restore(moved_of(record, self._wall()))
+        self._has_revoked |= fate == "revoked"
+        return fate == "taken"
 
     # --- Writing
 
@@ -232,6 +224,7 @@ class Warmth:
                 self.hurry()
                 return
             self._generation, self._written_puts = generation, puts
+            self._has_revoked = False
             await self._clear(folder, name)
             await self._marks.clear(folder, self._now_ms())
         except OSError as fault:
@@ -241,7 +234,7 @@ class Warmth:
 
     @property
     def _is_written(self) -> bool:
-        return self._holdings.store.puts == self._written_puts
+        return self._holdings.store.puts == self._written_puts and not self._has_revoked
 
     def _name(self, written_ms: int) -> SnapshotName:
         return SnapshotName(

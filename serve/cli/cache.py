@@ -3,23 +3,19 @@
 Speaks to the admin API (`admin.host`, `admin.port`), straight to the address, through no proxy.
 """
 
-import http.client
 import json
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
+from serve.cli import bundles
+from serve.cli.admin import ask, printed, shown, subcommand
 from serve.errors import ConfigError
 from serve.settings import Seconds
-
-URL = "http://127.0.0.1:8001"
-_WITHIN_S = 120.0
-_JSON = {"content-type": "application/json"}
 
 
 def add_to(commands: Any) -> None:
@@ -27,9 +23,9 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser("cache", help="what the cache holds, would say, and forgets")
     whats = parser.add_subparsers(required=True, metavar="WHAT")
 
-    _subcommand(whats, "stats", "what each shard holds and has done", _stats)
+    subcommand(whats, "stats", "what each shard holds and has done", _stats)
 
-    explains = _subcommand(whats, "explain", "what would become of a request, and why", _explain)
+    explains = subcommand(whats, "explain", "what would become of a request, and why", _explain)
     explains.add_argument("path", help="like /api/chat or /v1/chat/completions")
     explains.add_argument("body", help="its JSON; @FILE: in that file; -: on stdin")
     explains.add_argument(
@@ -41,7 +37,7 @@ def add_to(commands: Any) -> None:
     )
     explains.add_argument("--tenant", default="default", help="whose request it would be")
 
-    purges = _subcommand(whats, "purge", "drop entries; without --yes, only count them", _purge)
+    purges = subcommand(whats, "purge", "drop entries; without --yes, only count them", _purge)
     purges.add_argument("--model", default="", help="those of a model, like smollm2:135m")
     purges.add_argument("--tenant", default="", help="those of a tenant")
     purges.add_argument("--entry", default="", metavar="KEY", help="one, as `explain` names it")
@@ -50,21 +46,14 @@ def add_to(commands: Any) -> None:
     )
     purges.add_argument("--yes", action="store_true", help="do it")
 
-
-def _subcommand(
-    whats: Any, name: str, does: str, command: Callable[[Namespace], int]
-) -> ArgumentParser:
-    parser: ArgumentParser = whats.add_parser(name, help=does)
-    parser.add_argument("--url", default=URL, help=f"where the admin API is (default: {URL})")
-    parser.add_argument("--key", default="", help="an admin's key, where the config has keys")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.set_defaults(command=command)
-    return parser
+    subcommand(whats, "pause", "read nothing from the cache and keep nothing", _pause)
+    subcommand(whats, "resume", "use it again", _resume)
+    bundles.add_to(whats)
 
 
 def _stats(arguments: Namespace) -> int:
-    answer = _ask(arguments, "GET", "/admin/cache/stats")
-    if not _printed(arguments, answer):
+    answer = ask(arguments, "GET", "/admin/cache/stats")
+    if not printed(arguments, answer):
         print(table(answer))
     return 0
 
@@ -74,14 +63,14 @@ def _explain(arguments: Namespace) -> int:
     # Put together as text, so that the request arrives to the letter.
     rest = json.dumps({"path": arguments.path, "headers": headers, "tenant": arguments.tenant})
     text = f'{rest[:-1]}, "body": {_body(arguments.body)}}}'
-    answer = _ask(arguments, "POST", "/admin/cache/explain", text.encode())
-    if _printed(arguments, answer):
+    answer = ask(arguments, "POST", "/admin/cache/explain", text.encode())
+    if printed(arguments, answer):
         return 0
     verdict, reason = answer.pop("verdict"), answer.pop("reason")
     print(f"{verdict}: {reason}" if reason else verdict)
     for name, value in answer.items():
         if value not in ("", None):
-            print(f"  {name:13} {_shown(value)}")
+            print(f"  {name:13} {shown(value)}")
     return 0
 
 
@@ -93,10 +82,22 @@ def _purge(arguments: Namespace) -> int:
         "older_than_s": _seconds(arguments.older_than),
         "dry_run": not arguments.yes,
     }
-    answer = _ask(arguments, "POST", "/admin/cache/purge", json.dumps(which).encode())
-    if not _printed(arguments, answer):
-        found = f"{_shown(answer['entries'])} entries, {_shown(answer['held_bytes'])} bytes"
+    answer = ask(arguments, "POST", "/admin/cache/purge", json.dumps(which).encode())
+    if not printed(arguments, answer):
+        found = f"{shown(answer['entries'])} entries, {shown(answer['held_bytes'])} bytes"
         print(f"dropped {found}" if arguments.yes else f"would drop {found}; --yes does it")
+    return 0
+
+
+def _pause(arguments: Namespace) -> int:
+    if not printed(arguments, ask(arguments, "POST", "/admin/cache/pause")):
+        print("paused: every ingress passes it by; `rayllama cache resume` ends that")
+    return 0
+
+
+def _resume(arguments: Namespace) -> int:
+    if not printed(arguments, ask(arguments, "POST", "/admin/cache/resume")):
+        print("in use again")
     return 0
 
 
@@ -107,7 +108,7 @@ def table(answer: Mapping[str, Any]) -> str:
     columns += [(f"shard {index}", shard) for index, shard in enumerate(shards)]
     lines = ["".join([f"{'':26}", *(f"{head:>14}" for head, _ in columns)])]
     for name in _names([counts for _, counts in columns]):
-        values = (_shown(_value(counts, name)) for _, counts in columns)
+        values = (shown(_value(counts, name)) for _, counts in columns)
         lines.append("".join([f"{' '.join(name):26}", *(f"{value:>14}" for value in values)]))
     return "\n".join(lines)
 
@@ -129,12 +130,6 @@ def _value(counts: Mapping[str, Any], name: tuple[str, ...]) -> Any:
     for step in name:
         value = value.get(step, {})
     return value or 0
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def _seconds(given: str) -> float:
@@ -162,43 +157,3 @@ def _body(given: str) -> str:
     except (OSError, ValueError) as error:
         raise ConfigError(f"the request's body: {error}") from error
     return given
-
-
-def _printed(arguments: Namespace, answer: Any) -> bool:
-    if arguments.json:
-        print(json.dumps(answer))
-    return bool(arguments.json)
-
-
-def _ask(arguments: Namespace, method: str, path: str, body: bytes = b"") -> Any:
-    """The answer. Raises `ConfigError` if there is none, or a refusal."""
-    parts = urlsplit(arguments.url)
-    connection = http.client.HTTPConnection(
-        parts.hostname or "127.0.0.1", parts.port or 80, timeout=_WITHIN_S
-    )
-    headers = _JSON | ({"authorization": f"Bearer {arguments.key}"} if arguments.key else {})
-    try:
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        return _understood(arguments.url, response.status, response.read())
-    except (OSError, http.client.HTTPException) as error:
-        why = str(error) or type(error).__name__
-        raise ConfigError(
-            f"no admin API answers at {arguments.url} ({why}): start Rayllama (`rayllama up`), run "
-            "this on its head node, or give --url as `admin.host` "
-            "and `admin.port` of the config say"
-        ) from error
-    finally:
-        connection.close()
-
-
-def _understood(url: str, status: int, body: bytes) -> Any:
-    try:
-        answer = json.loads(body)
-    except ValueError:
-        raise ConfigError(f"{url} is no admin API of Rayllama's (status {status})") from None
-    if status == 200:
-        return answer
-    error = answer.get("error") if isinstance(answer, dict) else None
-    more = "; give an admin's key with --key" if status in (401, 403) else ""
-    raise ConfigError(f"{url} refused it ({status}): {error}{more}")

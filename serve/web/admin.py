@@ -97,16 +97,17 @@ class ShowStats:
                 tenant: {"entries": entries, "held_bytes": held_bytes}
                 for tenant, (entries, held_bytes) in shard["tenants"].items()
             }
-        await _say(send, {"total": _sum(shards), "shards": shards})
+        await say(send, {"total": _sum(shards), "shards": shards})
 
 
 def _sum(shards: list[dict[str, Any]]) -> dict[str, Any]:
     """Counts added up, by name where they are kept by name.
 
-    Every shard has the same replicas and ingresses: these are not to be added up.
+    Every shard has the same replicas and ingresses: these are not to be added up. That the cache
+    is paused is known to the first shard alone.
     """
     total: dict[str, Any] = _added(shards)
-    for name in ("replicas", "subscribers"):
+    for name in ("replicas", "subscribers", "is_paused"):
         total[name] = max(shard[name] for shard in shards)
     return total
 
@@ -138,7 +139,7 @@ class Explain:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Resolve it as the ingress would, and look."""
-        given = await _read(self._services, scope, receive, ExplainBody)
+        given = await read(self._services, scope, receive, ExplainBody)
         ask = self._dialects.get(given.path)
         if ask is None:
             raise BadRequest(f"path: not one of {', '.join(sorted(self._dialects))}")
@@ -155,7 +156,24 @@ class Explain:
             headers.get("pragma", ""),
         )
         services = self._services
-        await _say(send, structs.asdict(await explain(services.answers, asking, services.now)))
+        await say(send, structs.asdict(await explain(services.answers, asking, services.now)))
+
+
+class Pause:
+    """`POST /admin/cache/pause` and `resume`: nothing is read from the cache or kept; or is again.
+
+    The answer comes when every ingress does so. What runs already and is shared goes on.
+    """
+
+    def __init__(self, services: AdminServices, *, is_paused: bool) -> None:
+        self._services = services
+        self._is_paused = is_paused
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Have the ingresses told."""
+        await self._services.answers.shards.pause(is_paused=self._is_paused)
+        log.info("the cache is %s", "paused" if self._is_paused else "in use again")
+        await say(send, {"is_paused": self._is_paused})
 
 
 class PurgeBody(Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,7 +197,7 @@ class Purge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have every shard do it."""
-        given = await _read(self._services, scope, receive, PurgeBody)
+        given = await read(self._services, scope, receive, PurgeBody)
         purged = await self._services.answers.shards.purge(
             model=canonical(given.model) if given.model else "",
             tenant=given.tenant,
@@ -197,7 +215,7 @@ class Purge:
                 given.older_than_s,
             )
         told = {"entries": purged.entries, "held_bytes": purged.held_bytes}
-        await _say(send, {**told, "dry_run": given.dry_run})
+        await say(send, {**told, "dry_run": given.dry_run})
 
 
 def _key(text: str) -> bytes:
@@ -211,7 +229,7 @@ def _key(text: str) -> bytes:
     return key
 
 
-async def _read(services: AdminServices, scope: Scope, receive: Receive, kind: type[_T]) -> _T:
+async def read(services: AdminServices, scope: Scope, receive: Receive, kind: type[_T]) -> _T:
     """The body as a `kind`. Raises `BadRequest`."""
     body = await read_body(receive, dict(scope["headers"]), services.max_body_bytes)
     try:
@@ -220,5 +238,6 @@ async def _read(services: AdminServices, scope: Scope, receive: Receive, kind: t
         raise BadRequest(str(error)) from error
 
 
-async def _say(send: Send, answer: object) -> None:
+async def say(send: Send, answer: object) -> None:
+    """Answer with JSON."""
     await Reply(200, JSON, msgspec.json.encode(answer) + b"\n").send(send)

@@ -2,6 +2,10 @@
 
 Keys are known by their sha256 alone (`auth.keys`); the tenant comes from the key, never from
 anything a client may choose. Without keys everybody is the tenant `default`, as with Ollama.
+
+A key is revoked by deploying a config without it: Serve then starts new ingresses, which know it no
+longer, and new shards, which take back no entry of a tenant that has lost its last key
+(`serve.cache.warmth`, rule 7). Who calls is asked before any look-up, in the near cache too.
 """
 
 import hashlib

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.web import admin
+from serve.web import admin, bundles
 from serve.web.catalogue import Models, Passed
 from serve.web.dialects import BY_PATH
 from serve.web.infer import Infer
@@ -60,6 +60,10 @@ def admin_table(services: admin.AdminServices) -> list[BaseRoute]:
         Verbs("/admin/cache/stats", admin.ShowStats(services), ("GET",)),
         Verbs("/admin/cache/explain", admin.Explain(services, BY_PATH), ("POST",)),
         Verbs("/admin/cache/purge", admin.Purge(services), ("POST",)),
+        Verbs("/admin/cache/pause", admin.Pause(services, is_paused=True), ("POST",)),
+        Verbs("/admin/cache/resume", admin.Pause(services, is_paused=False), ("POST",)),
+        Verbs("/admin/cache/export", bundles.ExportEntries(services), ("POST",)),
+        Verbs("/admin/cache/import", bundles.ImportEntries(services), ("POST",)),
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.cache import snapshot
@@ -60,6 +60,7 @@ records = st.lists(
 )
 
 
+@settings(deadline=None)  # it writes files, and machines are busy
 @given(records)
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, said: list[Record]
@@ -140,7 +141,7 @@ def test_the_reason_says_what_is_wrong(tmp_path: Path) -> None:
 
 def forged(*frames: bytes, count: int) -> bytes:
     """A file whose checksum is right although what it holds isn't."""
-    scribe = snapshot._Scribe(file := BytesIO(), header(WALL()))
+    scribe = snapshot.Scribe(file := BytesIO(), header(WALL()))
     for frame in frames:
         scribe._write(frame)
     scribe.count = count

@@ -1,12 +1,13 @@
 """Shards that come back: each is a real one but for its socket, in a folder of its own."""
 
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
 import pytest
+from msgspec import structs
 
 from serve.cache.client import ShardClient
 from serve.cache.holdings import Holdings
@@ -43,12 +44,17 @@ class Shard:
     """One run of a shard. Its clock begins anew, the wall's goes on."""
 
     def __init__(
-        self, folder: Path | str, wall: HandClock, index: int = 0, **settings: object
+        self,
+        folder: Path | str,
+        wall: HandClock,
+        index: int = 0,
+        tenants: Collection[str] | None = None,
+        **settings: object,
     ) -> None:
         snapshot = {"url": str(folder), "interval_s": 60}
         self.settings = CacheSettings.model_validate({"snapshot": snapshot} | settings)
         self.clock = HandClock()
-        self.holdings = Holdings(self.settings, self.clock)
+        self.holdings = Holdings(self.settings, self.clock, tenants)
         self.warmth = Warmth(self.holdings, self.settings, index, clock=self.clock, wall=wall)
 
     def has(self, key: bytes) -> bool:
@@ -129,6 +135,29 @@ async def test_an_entry_lives_as_long_as_it_would_have(tmp_path: Path, wall: Han
         assert again.has(KEYS[1])
         again.clock.advance(2)
         assert not again.has(KEYS[1])
+
+
+async def test_a_tenant_without_a_key_has_no_answers_left(tmp_path: Path, wall: HandClock) -> None:
+    first = Shard(tmp_path, wall, tenants=["gone", "here"])
+    async with running(first):
+        first.holdings.report(report())
+        for number, tenant in enumerate(["gone", "here", "gone", ""]):
+            assert first.holdings.put(structs.replace(put(KEYS[number]), tenant=tenant)) is None
+    wall.advance(1)
+    again = Shard(tmp_path, wall, tenants=["here"])
+    async with running(again):
+        await until(lambda: again.warmth.has_read)
+        assert list(again.holdings.store.index.tenants()) == ["here"]
+    (left,) = files(tmp_path)
+    found = [record async for record in read(str(tmp_path / left))]
+    assert [one.tenant for one in found] == ["here"]
+    wall.advance(1)
+    none = Shard(tmp_path, wall, tenants=["other"])
+    async with running(none):
+        await until(lambda: none.warmth.has_read)
+        assert none.entries == 0
+    (left,) = files(tmp_path)  # it is not there to be read when the tenant is back
+    assert [record async for record in read(str(tmp_path / left))] == []
 
 
 async def test_a_shorter_ttl_holds_for_old_entries_too(tmp_path: Path, wall: HandClock) -> None:

@@ -108,6 +108,25 @@ def test_a_request_is_explained(
     assert json.loads(capsys.readouterr().out)["reason"] == "cold"
 
 
+def test_the_cache_as_a_file(
+    api: Running, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "cache.bundle"
+    assert ask(api, "export", str(file)) == 0
+    assert re.fullmatch(r"wrote 1 entries, [\d,]+ bytes\n", capsys.readouterr().out)
+    assert ask(api, "import", str(file)) == 0
+    said = capsys.readouterr().out
+    assert said == "took in 0 entries; 0 had expired; skipped 1 (1 present)\n"
+    assert ask(api, "export", str(file), "--tenant", "theirs", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["entries"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+    file.write_bytes(file.read_bytes()[:-1])
+    assert ask(api, "import", str(file)) == REFUSED
+    assert "its checksum is wrong" in capsys.readouterr().err
+    assert ask(api, "import", str(tmp_path / "none")) == REFUSED
+    assert "can't be read" in capsys.readouterr().err
+
+
 def test_a_purge_is_counted_first(api: Running, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(api, "purge", "--model", "smollm2:135m") == 0
     assert re.fullmatch(
@@ -121,6 +140,32 @@ def test_a_purge_is_counted_first(api: Running, capsys: pytest.CaptureFixture[st
     assert ask(api, "purge", "--yes") == 0
     assert capsys.readouterr().out.startswith("dropped 1 entries")
     api.run(api.behind.known(CHAT))
+
+
+def test_the_cache_is_paused(api: Running, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(api, "pause") == 0
+    assert capsys.readouterr().out.startswith("paused: ")
+    assert ask(api, "explain", "/api/chat", json.dumps(CHAT)) == 0
+    assert capsys.readouterr().out.startswith("bypass: paused\n")
+    assert ask(api, "stats") == 0
+    rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+    assert ["is_paused", "True", "True", "0"] in rows
+    assert ask(api, "resume", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"is_paused": False}
+
+
+def test_a_refused_export_leaves_what_was_there(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "cache.bundle"
+    file.write_bytes(b"before")
+    with running(keys(("boss", True))) as api:
+        assert ask(api, "export", str(file)) == REFUSED
+        assert "(401): unauthorized" in capsys.readouterr().err
+        assert ask(api, "import", str(file), "--key", "boss") == REFUSED
+        assert "no snapshot of Rayllama's" in capsys.readouterr().err
+    assert file.read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 @pytest.mark.parametrize(

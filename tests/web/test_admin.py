@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from serve.cache.key import request_key
 from serve.cache.service import AnswerCache, Hit
@@ -168,6 +169,8 @@ async def test_a_known_answer_is_explained() -> None:
             "stored_bytes": told["stored_bytes"],
             "inputs": None,
             "known": None,
+            "day": "",
+            "given": "",
         }
         assert 100 < told["stored_bytes"] < 1000
         after = await behind.stats()
@@ -394,3 +397,79 @@ async def test_a_purge_that_makes_no_sense_drops_nothing(body: dict[str, Any], s
         assert caller.status == 400
         assert said in json.loads(caller.body)["error"]
         assert await held(behind) == 1
+
+
+STALE = SETTINGS.model_copy(
+    update={"ttl_s": 100, "stale_while_revalidate_s": 50, "stale_if_error_s": 80}
+)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "cache_control", "said"),
+    [
+        (99, "", "hit::"),
+        (140, "", "hit:stale:meanwhile"),
+        (140, "max-age=200", "miss:stale:if-error"),
+        (140, "max-age=120", "miss:too-old:"),
+        (140, "only-if-cached", "miss:stale:never"),
+        (160, "", "miss:stale:if-error"),
+        (160, "stale-if-error=10", "miss:stale:never"),
+    ],
+)
+async def test_an_answer_past_its_time(age_s: float, cache_control: str, said: str) -> None:
+    async with back(settings=STALE) as behind:
+        await behind.known(CHAT)
+        behind.now.advance(age_s)
+        told = await behind.explain(CHAT, headers={"Cache-Control": cache_control})
+        assert f"{told['verdict']}:{told['reason']}:{told['given']}" == said
+        assert told["ttl_s"] == 100 - age_s
+        found = await behind.answers.lookup(
+            "/api/chat", CHAT, model=MODEL, tenant="default", cache_control=cache_control.encode()
+        )
+        if isinstance(found, Hit):
+            assert said == "hit::"
+            return
+        if found.seat is not None:
+            found.seat.leave()
+        assert told["reason"] == found.reason
+        stale = found.stale
+        given = (
+            ""
+            if told["given"] == ""
+            else "meanwhile"
+            if stale is not None and stale.meanwhile
+            else "if-error"
+            if stale is not None and stale.if_error
+            else "never"
+        )
+        assert told["given"] == given
+
+
+async def test_an_answer_that_may_hold_the_date_ends_with_the_day() -> None:
+    async with back() as behind:
+        dated = report()
+        models = {MODEL: structs.replace(dated.models[MODEL], is_dated=True)}
+        for server in behind.servers:
+            assert server.holdings.report(structs.replace(dated, models=models))
+            server.publish()
+        await until(lambda: behind.answers.catalogue.view.models[MODEL].is_dated)
+        left_s = 86400 - behind.now() % 86400
+        behind.now.advance(left_s - 600)
+        await behind.known(CHAT)
+        told = await behind.explain(CHAT)
+        assert (told["verdict"], told["ttl_s"]) == ("hit", 600)
+        assert told["day"] == "2027-01-15"
+        behind.now.advance(700)
+        assert (await behind.explain(CHAT))["reason"] == "cold"
+
+
+async def test_a_pause_is_told() -> None:
+    async with back() as behind:
+        await behind.known(CHAT)
+        assert await behind.told("POST", "/admin/cache/pause") == {"is_paused": True}
+        told = await behind.explain(CHAT)
+        assert (told["verdict"], told["reason"]) == ("bypass", "paused")
+        assert (await behind.stats())["total"]["is_paused"] is True
+        assert await behind.told("POST", "/admin/cache/resume") == {"is_paused": False}
+        assert (await behind.explain(CHAT))["verdict"] == "hit"
+        assert (await behind.stats())["total"]["is_paused"] is False

@@ -5,6 +5,9 @@ import pytest
 from serve.errors import Unauthorized
 from serve.settings import AuthSettings, Key
 from serve.web.identity import ANYBODY, Directory, Identity
+from tests.web.cached import cached_front
+from tests.web.front import Front
+from tests.web.test_cache_status import SCRIPT, WHOLE
 
 
 def hashed(key: str) -> str:
@@ -64,3 +67,15 @@ def test_no_key_or_an_unknown_one_is_refused(headers: dict[bytes, bytes]) -> Non
 def test_a_key_is_masked_in_its_repr() -> None:
     key = Key.model_validate({"sha256": hashed("alpha"), "tenant": "a"})
     assert hashed("alpha") not in repr(key)
+
+
+async def test_a_revoked_key_gets_nothing_that_is_near() -> None:
+    async with cached_front(SCRIPT) as front:
+        key = Key.model_validate({"sha256": hashed("alpha"), "tenant": "a"})
+        other = Key.model_validate({"sha256": hashed("beta"), "tenant": "b"})
+        before = Front(SCRIPT, None, AuthSettings(keys=[key, other]), front.answers)
+        for verdict in (b"miss; reason=cold", b"hit; tier=near"):
+            got = await before.post("/api/chat", WHOLE, x_api_key="alpha")
+            assert got.headers[b"x-rayllama-cache"] == verdict
+        after = Front([], None, AuthSettings(keys=[other]), front.answers)
+        assert (await after.post("/api/chat", WHOLE, x_api_key="alpha")).status == 401
