@@ -14,6 +14,7 @@ from serve.cache.protocol import (
     Ask,
     Confirm,
     Confirmed,
+    Counted,
     Frames,
     Get,
     Hit,
@@ -72,6 +73,7 @@ class Connection(asyncio.Protocol):
             Purge: self._purge,
             Taken: self._taken,
             Confirm: self._confirm,
+            Counted: self._counted,
             **dict.fromkeys(SEAT, self._seat),
         }
 
@@ -175,6 +177,9 @@ class Connection(asyncio.Protocol):
 
     def _seat(self, question: SeatQuestion) -> None:
         self._seats.answer(question, self._out)
+
+    def _counted(self, counted: Counted) -> None:
+        self._holdings.ledger.add_rows(counted.rows)
 
     def _reported(self, reported: Reported) -> None:
         if self._holdings.report(reported.report):

@@ -33,6 +33,10 @@ MALFORMED = (ValueError, RecursionError)  # msgspec's own errors are ValueErrors
 Id = Annotated[int, Meta(ge=1, le=1 << 62)]
 Key = Annotated[bytes, Meta(min_length=16, max_length=32)]
 Ttl = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+
+MAX_ROWS = 512
+"""So many pairs of model and tenant are counted apart (`serve.cache.ledger`), and `OTHER`."""
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=0, gc=False):
@@ -151,6 +155,26 @@ class Confirm(Struct, frozen=True, array_like=True, tag=13, gc=False):
     id: Id
 
 
+class Row(Struct, frozen=True, array_like=True):
+    """What the requests of one model and tenant came to.
+
+    `answers`: how many by kind of verdict (`hit`, `miss`, `bypass`), then by tier or reason.
+    `tokens`, `gpu_ns`: what those that memory answered saved (`serve.cache.worth`).
+    """
+
+    model: str
+    tenant: str
+    answers: dict[str, dict[str, Count]]
+    tokens: Count = 0
+    gpu_ns: Count = 0
+
+
+class Counted(Struct, frozen=True, array_like=True, tag=19):
+    """From an ingress: what its requests came to since the last time; nothing is said in return."""
+
+    rows: Annotated[list[Row], Meta(max_length=MAX_ROWS + 1)]
+
+
 class Welcome(Struct, frozen=True, array_like=True, tag=20, gc=False):
     """The secret was right."""
 
@@ -194,7 +218,7 @@ class Stats(Struct, frozen=True, array_like=True, tag=25):
     """A shard's holdings, and its counts since it started.
 
     `flights`: generations that run now; `led`, `joined`: seats given, to leaders and to followers.
-    `tenants`: the entries and bytes that each holds.
+    `tenants`: the entries and bytes that each holds. `counted`: what ingresses told it.
     """
 
     id: int
@@ -212,6 +236,7 @@ class Stats(Struct, frozen=True, array_like=True, tag=25):
     led: int = 0
     joined: int = 0
     tenants: dict[str, tuple[int, int]] = {}
+    counted: list[Row] = []
 
 
 class Purged(Struct, frozen=True, array_like=True, tag=26, gc=False):
@@ -271,6 +296,7 @@ Question = (
     | Finish
     | Taken
     | Confirm
+    | Counted
 )
 """What a shard may be told."""
 
