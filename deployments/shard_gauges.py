@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 
 from ray.util import metrics
 
+from serve.cache.ledger import by, shown
 from serve.cache.protocol import Stats
 
 _SHARD = ("shard",)
+_MODEL = ("model",)
 
 
 class ShardGauges:
@@ -17,7 +19,7 @@ class ShardGauges:
         self._stats = stats
         self._period_s = period_s
         self._tags = {"shard": str(shard)}
-        self._told: dict[tuple[str, str], int] = {}
+        self._told: dict[tuple[str, str], float] = {}
         self._task: asyncio.Task[None] | None = None
         self._entries = metrics.Gauge(
             "rayllama_cache_entries", description="Entries in a shard.", tag_keys=_SHARD
@@ -33,6 +35,9 @@ class ShardGauges:
                 ("rayllama_cache_refused", "Entries that a shard refused, by reason.", ("reason",)),
                 ("rayllama_flights_led", "Generations that a shard gave the lead of.", ()),
                 ("rayllama_flights_joined", "Requests that joined one that ran.", ()),
+                ("rayllama_requests_joined", "Requests that heard another's answer.", _MODEL),
+                ("rayllama_tokens_saved", "Tokens of answers that were not made anew.", _MODEL),
+                ("rayllama_gpu_seconds_saved", "The engines' time that these took.", _MODEL),
             )
         }
 
@@ -58,8 +63,17 @@ class ShardGauges:
         self._count("rayllama_cache_refused", "reason", stats.refused)
         self._count("rayllama_flights_led", "", {"": stats.led})
         self._count("rayllama_flights_joined", "", {"": stats.joined})
+        models = by(lambda row: shown(row.model), stats.counted)
+        joined = {
+            name: row.answers.get("miss", {}).get("joined", 0) for name, row in models.items()
+        }
+        self._count("rayllama_requests_joined", "model", joined)
+        tokens = {name: row.tokens for name, row in models.items()}
+        self._count("rayllama_tokens_saved", "model", tokens)
+        seconds = {name: row.gpu_ns / 1e9 for name, row in models.items()}
+        self._count("rayllama_gpu_seconds_saved", "model", seconds)
 
-    def _count(self, name: str, tag: str, counts: Mapping[str, int]) -> None:
+    def _count(self, name: str, tag: str, counts: Mapping[str, float]) -> None:
         """The shard counts from its start; a counter wants what came since the last time."""
         for value, count in counts.items():
             more = count - self._told.get((name, value), 0)

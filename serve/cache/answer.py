@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from serve.cache import vectors
 from serve.cache.entry import VECTOR_TYPE, Entry, unpack
 from serve.cache.outcome import Question
 from serve.cache.protocol import Put
 from serve.cache.shards import shard_of
 from serve.cache.vectors import Vector
+from serve.cache.worth import of_vectors
 
 JSON_TYPE = "application/json; charset=utf-8"
 
@@ -53,8 +56,10 @@ def answer_of(question: Question, packed: bytes) -> Entry | None:
         if not _is_of(question, entry):
             return None
         if entry.content_type == VECTOR_TYPE:
-            body = vectors.join(question.spelled, [vectors.unpack(entry.lines)])
-            return entry_of(question, JSON_TYPE, entry.stored_at, [body])
+            vector = vectors.unpack(entry.lines)
+            body = vectors.join(question.spelled, [vector])
+            answer = entry_of(question, JSON_TYPE, entry.stored_at, [body])
+            return structs.replace(answer, worth=of_vectors([vector]))
     except ValueError:
         return None
     return entry.spelled_as(question.spelled)

@@ -17,6 +17,7 @@ from serve.cache.key import request_key
 from serve.cache.outcome import Batch, Dropped, Hit, Miss, Question
 from serve.cache.policy import EMBED
 from serve.cache.vectors import Vector
+from serve.cache.worth import of_vectors
 from serve.errors import CacheUnavailable
 from serve.ports import Clock
 
@@ -127,7 +128,8 @@ async def _joined(question: Question, batch: Batch, more: Made, now: float) -> E
     parts = [known[text] for text in batch.texts]
     size = sum(len(vector.data) for vector in parts)
     body = await _off_loop(size, vectors.join, question.spelled, parts)
-    return entry_of(question, JSON_TYPE, min(batch.since, now), [body])
+    answer = entry_of(question, JSON_TYPE, min(batch.since, now), [body])
+    return structs.replace(answer, worth=of_vectors(known.values()))
 
 
 def keyed(route: str, native: Mapping[str, Any]) -> Mapping[str, Any]:

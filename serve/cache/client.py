@@ -25,6 +25,7 @@ from serve.cache.protocol import (
     Attend,
     Confirm,
     Confirmed,
+    Counted,
     Fill,
     Finish,
     Get,
@@ -40,6 +41,7 @@ from serve.cache.protocol import (
     Renew,
     Renewed,
     Reported,
+    Row,
     Stats,
     Subscribe,
     Viewed,
@@ -174,6 +176,10 @@ class ShardClient:
     def report(self, report: Report) -> bool:
         """Send what an inference replica sees. False if it was dropped."""
         return self._tell(Reported(report))
+
+    def count(self, rows: list[Row]) -> bool:
+        """Send what requests came to. False if it was dropped."""
+        return self._tell(Counted(rows))
 
     async def stats(self) -> Stats:
         """The shard's counts. Raises `CacheUnavailable`."""

@@ -17,6 +17,7 @@ from serve.cache.protocol import (
     Attend,
     Confirm,
     Confirmed,
+    Counted,
     Frames,
     Get,
     Hit,
@@ -81,6 +82,7 @@ class Connection(asyncio.Protocol):
             Pause: self._pause,
             Export: self._export,
             Restore: self._restore,
+            Counted: self._counted,
             **dict.fromkeys(SEAT, self._seat),
         }
 
@@ -184,6 +186,9 @@ class Connection(asyncio.Protocol):
 
     def _seat(self, question: SeatQuestion) -> None:
         self._seats.answer(question, self._out)
+
+    def _counted(self, counted: Counted) -> None:
+        self._holdings.ledger.add_rows(counted.rows)
 
     def _reported(self, reported: Reported) -> None:
         if self._holdings.report(reported.report):

@@ -7,7 +7,7 @@ Whatever is unpacked came over a socket: its form is checked, and no size in it 
 """
 
 import zlib
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -25,12 +25,21 @@ _SQUEEZE_FROM_BYTES = 512
 _PLAIN, _SQUEEZED = b"\x01", b"\x02"  # the form's number; another form gets another number
 
 
+class Worth(NamedTuple):
+    """What a generation took, and an answer from memory saves: tokens read and written, and
+    nanoseconds of the engine (`serve.cache.worth`)."""
+
+    tokens: int
+    gpu_ns: int
+
+
 class Entry(Struct, frozen=True, array_like=True, gc=False):
     """An answer that ended well, and what it was made from.
 
     `lines`: the NDJSON lines as the engine sent them, without their newlines, or one JSON body.
     `model`: the canonical name; `spelled`: the caller's spelling, which the lines repeat.
     `digest`, `fingerprint`: as in the key. `stored_at`: seconds since the epoch.
+    `worth`: what it saves, where that isn't what its lines say: an answer put together of vectors.
     """
 
     model: str
@@ -41,6 +50,7 @@ class Entry(Struct, frozen=True, array_like=True, gc=False):
     content_type: str
     stored_at: float
     lines: tuple[bytes, ...]
+    worth: Worth | None = None
 
     def pack(self) -> bytes:
         """The entry as bytes: one that names the form, then msgpack, squeezed if that helps.

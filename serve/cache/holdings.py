@@ -16,6 +16,7 @@ from typing import Literal
 from serve.cache.catalogue import POLLS_A_REPORT_LIVES, Registry
 from serve.cache.flights import Flights
 from serve.cache.index import Selection
+from serve.cache.ledger import Ledger
 from serve.cache.moved import Moved, Restore
 from serve.cache.protocol import Purge, Put, Stats
 from serve.cache.store import Store, Stored
@@ -53,6 +54,7 @@ class Holdings:
         self._max_bytes = settings.max_bytes // settings.shards
         self._hits = self._misses = self._stored = 0
         self._refused: Counter[str] = Counter()
+        self.ledger = Ledger()
         self.store = Store(settings, self._max_bytes, clock)
         self.flights = Flights(clock, LEASES_A_FLIGHT_LIVES * settings.lease_s)
         self.registry = Registry(POLLS_A_REPORT_LIVES * settings.catalogue_poll_s)
@@ -170,4 +172,5 @@ class Holdings:
             joined=self.flights.joined,
             tenants=self.store.index.tenants(),
             is_paused=self.registry.view.is_paused,
+            counted=self.ledger.rows(),
         )

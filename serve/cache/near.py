@@ -24,7 +24,7 @@ class NearReply(Struct, frozen=True, gc=False):
     """A reply as it goes out, and what decides whether it still may.
 
     `stored_at`: seconds since the epoch, for `Age`. `expires_at`: by the clock that `get` is given.
-    `key`: the request's key in the shared store.
+    `key`: the request's key in the shared store. `tokens`, `gpu_ns`: what it saves each time.
     """
 
     model: str
@@ -36,6 +36,8 @@ class NearReply(Struct, frozen=True, gc=False):
     status: int
     headers: Headers
     body: bytes
+    tokens: int = 0
+    gpu_ns: int = 0
 
 
 Vouches = Callable[[str, str, str, float], bool]

@@ -34,6 +34,10 @@ MALFORMED = (ValueError, RecursionError)  # msgspec's own errors are ValueErrors
 Id = Annotated[int, Meta(ge=1, le=1 << 62)]
 Key = Annotated[bytes, Meta(min_length=16, max_length=32)]
 Ttl = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+
+MAX_ROWS = 512
+"""So many pairs of model and tenant are counted apart (`serve.cache.ledger`), and `OTHER`."""
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=0, gc=False):
@@ -164,6 +168,26 @@ class Pause(Struct, frozen=True, array_like=True, tag=42, gc=False):
     is_paused: bool
 
 
+class Row(Struct, frozen=True, array_like=True):
+    """What the requests of one model and tenant came to.
+
+    `answers`: how many by kind of verdict (`hit`, `miss`, `bypass`), then by tier or reason.
+    `tokens`, `gpu_ns`: what those that memory answered saved (`serve.cache.worth`).
+    """
+
+    model: str
+    tenant: str
+    answers: dict[str, dict[str, Count]]
+    tokens: Count = 0
+    gpu_ns: Count = 0
+
+
+class Counted(Struct, frozen=True, array_like=True, tag=19):
+    """From an ingress: what its requests came to since the last time; nothing is said in return."""
+
+    rows: Annotated[list[Row], Meta(max_length=MAX_ROWS + 1)]
+
+
 class Welcome(Struct, frozen=True, array_like=True, tag=20, gc=False):
     """The secret was right."""
 
@@ -207,7 +231,7 @@ class Stats(Struct, frozen=True, array_like=True, tag=25):
     """A shard's holdings, and its counts since it started.
 
     `flights`: generations that run now; `led`, `joined`: seats given, to leaders and to followers.
-    `tenants`: the entries and bytes that each holds.
+    `tenants`: the entries and bytes that each holds. `counted`: what ingresses told it.
     """
 
     id: int
@@ -226,6 +250,7 @@ class Stats(Struct, frozen=True, array_like=True, tag=25):
     joined: int = 0
     tenants: dict[str, tuple[int, int]] = {}
     is_paused: bool = False
+    counted: list[Row] = []
 
 
 class Purged(Struct, frozen=True, array_like=True, tag=26, gc=False):
@@ -289,6 +314,7 @@ Question = (
     | Pause
     | Export
     | Restore
+    | Counted
 )
 """What a shard may be told."""
 

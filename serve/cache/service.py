@@ -25,6 +25,7 @@ from msgspec import structs
 from serve.cache import batch, policy
 from serve.cache.answer import entry_of, put_of
 from serve.cache.batch import Batches
+from serve.cache.bookkeeper import Bookkeeper
 from serve.cache.catalogue import Catalogue
 from serve.cache.client import Resolve
 from serve.cache.control import NO_CONTROLS, Controls, controls
@@ -33,11 +34,13 @@ from serve.cache.entry import MAX_UNPACKED_BYTES, Entry
 from serve.cache.flights import MAX_FLIGHT_BYTES
 from serve.cache.joining import Joining
 from serve.cache.key import request_key
+from serve.cache.ledger import Ledger
 from serve.cache.lookup import Lookup, is_stale
 from serve.cache.near import Near, NearReply
 from serve.cache.outcome import Dropped, Hit, Miss, Question
 from serve.cache.recognise import raw_key
 from serve.cache.shards import Shards
+from serve.cache.worth import worth_of
 from serve.errors import BadRequest, ConfigError
 from serve.ports import CatalogueView, Clock, Tail
 from serve.settings import CacheSettings, Policy
@@ -78,6 +81,7 @@ class AnswerCache:
         serves: bool = True,
     ) -> None:
         self.settings = self._settings = settings
+        self._serves = serves
         self._clock = clock
         self._now = now
         self._policies = policies(settings)
@@ -91,6 +95,9 @@ class AnswerCache:
         self.shards = Shards(
             resolvers, clock=clock, lease_s=settings.lease_s, watcher=self, serves=serves
         )
+        self.ledger = Ledger(lambda model: model in self.catalogue.view.models)
+        """What this ingress's requests come to, told to the authority while it serves."""
+        self._books = Bookkeeper(self.ledger, self.shards.count)
         self._batches = Batches(
             self.shards.get,
             self._send,
@@ -109,6 +116,8 @@ class AnswerCache:
 
     async def __aenter__(self) -> Self:
         await self.shards.__aenter__()
+        if self._serves:
+            self._books.start()
         return self
 
     async def __aexit__(
@@ -118,6 +127,7 @@ class AnswerCache:
         trace: TracebackType | None,
     ) -> None:
         await self.joining.stop()
+        await self._books.stop()
         await self.shards.__aexit__(kind, error, trace)
 
     @property
@@ -271,6 +281,7 @@ class AnswerCache:
         if self.catalogue.view.is_paused or is_past or not question.is_plain:
             return
         age_s = max(0.0, self._now() - entry.stored_at)
+        worth = worth_of(entry)
         reply = NearReply(
             model=sys.intern(question.model),  # one object for all of a model's replies
             digest=question.digest,
@@ -282,6 +293,8 @@ class AnswerCache:
             status=status,
             headers=tuple(headers),
             body=body,
+            tokens=worth.tokens,
+            gpu_ns=worth.gpu_ns,
         )
         self.near.put(raw_key, reply)
 

@@ -15,7 +15,7 @@ from typing import Self
 from serve.cache.client import Resolve, ShardClient, Ticket, Watcher
 from serve.cache.link import Passenger
 from serve.cache.moved import Moved
-from serve.cache.protocol import Purge, Purged, Put, Stats
+from serve.cache.protocol import Purge, Purged, Put, Row, Stats
 from serve.errors import CacheUnavailable
 from serve.ports import Clock
 
@@ -82,6 +82,10 @@ class Shards:
     def put(self, put: Put) -> bool:
         """Send an entry to its shard. False if it was dropped."""
         return self._of(put.key).put(put)
+
+    def count(self, rows: list[Row]) -> bool:
+        """Tell the authority what requests came to. False if it was dropped."""
+        return self._clients[0].count(rows)
 
     async def stats(self) -> list[Stats]:
         """Every shard's counts. Raises `CacheUnavailable` if one doesn't answer."""

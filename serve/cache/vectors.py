@@ -23,11 +23,11 @@ What an answer says beside its vectors:
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from serve.wire.gojson import dumps, number
@@ -45,6 +45,7 @@ class Vector(Struct, frozen=True, array_like=True, gc=False):
     """One input's vector; durations in nanoseconds, of the call that it came from.
 
     `data`: numbers as little-endian float32, or as the engine printed them if `is_text`.
+    `inputs`: how many that call had.
     """
 
     data: bytes
@@ -52,6 +53,7 @@ class Vector(Struct, frozen=True, array_like=True, gc=False):
     tokens: int
     total_duration: int
     load_duration: int
+    inputs: Annotated[int, Meta(ge=1)] = 1
 
 
 class _Answer(Struct, forbid_unknown_fields=True):
@@ -113,7 +115,7 @@ def split(body: bytes, texts: Sequence[str]) -> list[Vector] | None:
     if body != _body(answer.model, printed, answer):
         return None
     shares = _shares(answer.prompt_eval_count, texts)
-    figures = answer.total_duration, answer.load_duration
+    figures = answer.total_duration, answer.load_duration, len(texts)
     return [
         Vector(data or text, data is None, tokens, *figures)
         for data, text, tokens in zip(_floats(numbers, printed), printed, shares, strict=True)

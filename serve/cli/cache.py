@@ -55,6 +55,7 @@ def _stats(arguments: Namespace) -> int:
     answer = ask(arguments, "GET", "/admin/cache/stats")
     if not printed(arguments, answer):
         print(table(answer))
+        print("\n" + requests_table(answer["requests"]))
     return 0
 
 
@@ -110,6 +111,24 @@ def table(answer: Mapping[str, Any]) -> str:
     for name in _names([counts for _, counts in columns]):
         values = (shown(_value(counts, name)) for _, counts in columns)
         lines.append("".join([f"{' '.join(name):26}", *(f"{value:>14}" for value in values)]))
+    return "\n".join(lines)
+
+
+_COLUMNS = ("hits", "misses", "bypasses", "joined", "tokens_saved", "gpu_s_saved")
+
+
+def requests_table(requests: Mapping[str, Any]) -> str:
+    """A line for all requests, each model and each tenant; then all by tier and reason."""
+    rows = [("requests", requests)]
+    rows += [(f"model {name}", row) for name, row in requests["models"].items()]
+    rows += [(f"tenant {name}", row) for name, row in requests["tenants"].items()]
+    lines = ["".join([f"{'':26}", *(f"{head:>14}" for head in _COLUMNS)])]
+    for name, row in rows:
+        values = (row[column] for column in _COLUMNS)
+        sums = (sum(value.values()) if isinstance(value, dict) else value for value in values)
+        lines.append("".join([f"{name:26}", *(f"{shown(value):>14}" for value in sums)]))
+    for kind in ("hits", "misses", "bypasses"):
+        lines += [f"{f'{kind} {name}':26}{shown(n):>14}" for name, n in requests[kind].items()]
     return "\n".join(lines)
 
 

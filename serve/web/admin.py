@@ -29,6 +29,7 @@ from serve.web.failure import failure
 from serve.web.identity import Directory
 from serve.web.origin import Hosts
 from serve.web.reply import Reply
+from serve.web.requests import requests_of
 from serve.wire.errors import native_body
 from serve.wire.names import canonical
 
@@ -83,21 +84,24 @@ class AdminGate:
 
 
 class ShowStats:
-    """`GET /admin/cache/stats`: what each shard holds and has done, and the sum of it."""
+    """`GET /admin/cache/stats`: what each shard holds and has done, the sum of it, and what the
+    requests of all ingresses came to (`serve.web.requests`)."""
 
     def __init__(self, services: AdminServices) -> None:
         self._services = services
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
         """Ask every shard."""
-        shards = [structs.asdict(stats) for stats in await self._services.answers.shards.stats()]
+        told = await self._services.answers.shards.stats()
+        shards = [structs.asdict(stats) for stats in told]
         for shard in shards:
-            del shard["id"]
+            del shard["id"], shard["counted"]
             shard["tenants"] = {
                 tenant: {"entries": entries, "held_bytes": held_bytes}
                 for tenant, (entries, held_bytes) in shard["tenants"].items()
             }
-        await say(send, {"total": _sum(shards), "shards": shards})
+        requests = requests_of([row for stats in told for row in stats.counted])
+        await say(send, {"total": _sum(shards), "shards": shards, "requests": requests})
 
 
 def _sum(shards: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from time import perf_counter_ns
 
 from starlette.types import Receive, Send
 
+from serve.cache.entry import Worth
 from serve.web.identity import Identity
 from serve.web.meter import Verdict
 
@@ -20,6 +21,7 @@ class Exchange:
         "_started_ns",
         "body",
         "first_byte_ms",
+        "gpu_ns",
         "headers",
         "identity",
         "model",
@@ -29,6 +31,7 @@ class Exchange:
         "route",
         "send",
         "status",
+        "tokens",
         "verdict",
     )
 
@@ -51,12 +54,17 @@ class Exchange:
         self.model = ""
         self.verdict = UNASKED
         self.status = 0
+        self.tokens = self.gpu_ns = 0
         self.first_byte_ms = 0.0
         self._started_ns = perf_counter_ns()
 
     def elapsed_ms(self) -> float:
         """Milliseconds since the request arrived."""
         return (perf_counter_ns() - self._started_ns) / 1e6
+
+    def saves(self, worth: Worth) -> None:
+        """So much of the answer was not generated for this request."""
+        self.tokens, self.gpu_ns = worth
 
     def began(self, status: int) -> None:
         """The status is about to be sent."""

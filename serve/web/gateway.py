@@ -105,6 +105,13 @@ class Gateway:
         finally:
             services.meter.in_flight -= 1
             services.journal.close(exchange)
+            services.answers.ledger.add(
+                exchange.verdict,
+                exchange.model,
+                exchange.identity.tenant,
+                exchange.tokens,
+                exchange.gpu_ns,
+            )
 
     async def _fail(self, exchange: Exchange, error: RayllamaError) -> None:
         reply = failure(error, exchange.route)
@@ -134,6 +141,7 @@ class Gateway:
             return False
         exchange.verdict = NEAR_HIT
         exchange.model = near.model
+        exchange.tokens, exchange.gpu_ns = near.tokens, near.gpu_ns
         exchange.began(near.status)
         await exchange.send(
             {

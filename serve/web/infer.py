@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve.cache.outcome import Listening
 from serve.cache.service import Hit, Miss
+from serve.cache.worth import of_vectors, told, worth_of
 from serve.errors import EngineDied, EngineRefused, NotCached, RayllamaError
 from serve.ports import Frame, Head, Tail
 from serve.web.batch import BatchRelay, for_missing
@@ -90,6 +91,7 @@ class Infer:
     async def _hit(self, exchange: Exchange, asked: Asked, hit: Hit, verdict: Verdict) -> None:
         """Answer from memory."""
         exchange.verdict = verdict
+        exchange.saves(worth_of(hit.entry))
         reply = self._render(exchange, asked, hit)
         exchange.began(reply.status)
         age_and_status = self._services.remembered(
@@ -118,15 +120,20 @@ class Infer:
         forwarded: Forwarded,
     ) -> None:
         services = self._services
+        is_joined, last = miss.reason == "joined", b""
         has_other = miss.stale is not None and miss.stale.if_error
 
         async def frames() -> AsyncGenerator[Frame, None]:
+            nonlocal last
             # No deadline: it is this caller's own, and others may hear the same generation.
             call = call_for(exchange, asked, None)
             heard = seat.frames(lambda: services.inference.stream(call))
             async with aclosing(heard):
                 async for frame in heard:
+                    if is_joined and isinstance(frame, bytes):
+                        last = frame
                     if isinstance(frame, Tail):
+                        exchange.saves(told(last.splitlines()[-1:]))
                         forwarded.is_stored = seat.hit is not None
                         self._remember(exchange, asked, seat.hit)
                     elif has_other and isinstance(frame, Head) and frame.status in _IN_NEED:
@@ -179,6 +186,8 @@ class Infer:
             if made is None:
                 return None
             hit, forwarded.is_stored = made
+            if miss.batch is not None:
+                exchange.saves(of_vectors(miss.batch.known.values()))
             return self._render(exchange, asked, hit)
 
         def ask_for_all() -> Frames:

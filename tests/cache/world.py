@@ -5,6 +5,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
+from typing import Any
 
 from serve.cache.client import Address
 from serve.cache.entry import Entry
@@ -76,7 +77,7 @@ def report(
 
 
 def entry(lines: tuple[bytes, ...] = GENERATED, **changes: str) -> Entry:
-    facts = {
+    facts: dict[str, Any] = {
         "model": MODEL,
         "spelled": "smollm2:135m",
         "digest": DIGEST,

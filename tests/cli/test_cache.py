@@ -78,7 +78,9 @@ def ask(api: Running, *words: str) -> int:
 
 def test_stats_as_a_table(api: Running, capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(api, "stats") == 0
-    head, *rows = capsys.readouterr().out.splitlines()
+    shards, requests = capsys.readouterr().out.split("\n\n")
+    head, *rows = shards.splitlines()
+    assert requests.split()[:2] == ["hits", "misses"]
     assert head.split() == ["total", "shard", "0", "shard", "1"]
     said = {row.split()[0]: row.split()[1:] for row in rows}
     assert said["stored"][0] == "1"

@@ -1,0 +1,30 @@
+"""What an answer is worth, by the engine's own words."""
+
+import pytest
+
+from serve.cache.entry import VECTOR_TYPE, Worth
+from serve.cache.vectors import pack, split
+from serve.cache.worth import NOTHING, of_vectors, told, worth_of
+from tests.cache.world import CHATTED, EMBEDDED, GENERATED, entry
+
+
+def test_a_generation_counts_by_its_two_phases_and_an_embedding_as_a_whole() -> None:
+    assert told(GENERATED) == Worth(14, 37607000 + 82489000)
+    assert told(CHATTED) == Worth(14, 82489000)
+    assert told(EMBEDDED) == Worth(3, 10034836)
+    assert worth_of(entry(GENERATED)) == told(GENERATED)
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"[]", b'{"eval_count":-1}', b'{"eval_duration":99999999999999999999}']
+)
+def test_what_makes_no_sense_is_worth_nothing(line: bytes) -> None:
+    assert told([line]) == NOTHING == told([])
+
+
+def test_a_vector_is_worth_its_share_of_the_call() -> None:
+    body = b'{"model":"m","embeddings":[[0.5],[0.25]],"total_duration":100,"prompt_eval_count":6}'
+    made = split(body, ["a", "b"])
+    assert made is not None
+    assert of_vectors(made) == Worth(6, 100)
+    assert worth_of(entry((pack(made[0]),), content_type=VECTOR_TYPE)) == Worth(3, 50)
