@@ -195,11 +195,13 @@ class Infer:
         is_lines = entry.content_type.startswith(NDJSON.decode())
         if is_lines and asked.is_streamed:
             body = renderer.chunk(b"".join(line + b"\n" for line in entry.lines))
-            reply = Reply(200, renderer.stream_type, body, length=False)
+            reply = Reply(
+                200, renderer.stream_type, body, headers=renderer.stream_headers, length=False
+            )
         elif is_lines:
             reply = Reply(200, renderer.whole_type, renderer.whole(entry.lines))
         else:
-            reply = Reply(200, renderer.whole_type, entry.lines[0])
+            reply = Reply(200, renderer.whole_type, renderer.single(entry.lines[0]))
         self._services.answers.remember(
             exchange.raw_key, hit, status=200, headers=reply.headers, body=reply.body
         )

@@ -21,8 +21,12 @@ from serve.web.infer import Infer
 from serve.web.probes import Readyz, healthz, running
 from serve.web.reply import Reply
 from serve.web.services import Services
+from serve.web.v1 import V1
 
-INFERENCE = frozenset(BY_PATH)
+ASKED = {**BY_PATH, **V1}
+"""How the requests to each inference route are understood."""
+
+INFERENCE = frozenset(ASKED)
 
 _READ = ("GET", "HEAD")
 
@@ -34,7 +38,7 @@ def table(services: Services) -> list[BaseRoute]:
         return Passed(services, path)
 
     def infer(path: str) -> Infer:
-        return Infer(services, BY_PATH[path])
+        return Infer(services, ASKED[path])
 
     return [
         Verbs("/", running, _READ),
@@ -49,6 +53,7 @@ def table(services: Services) -> list[BaseRoute]:
         Verbs("/api/embed", infer("/api/embed"), ("POST",)),
         Verbs("/api/embeddings", infer("/api/embeddings"), ("POST",)),
         Verbs("/v1/chat/completions", infer("/v1/chat/completions"), ("POST",)),
+        *(Verbs(path, infer(path), ("POST",)) for path in V1),
         Verbs("/v1/models", Models(services), ("GET",)),
         Verbs("/v1/models/{name}", Models(services), ("GET",)),
     ]
@@ -58,7 +63,7 @@ def admin_table(services: admin.AdminServices) -> list[BaseRoute]:
     """The routes of the admin API, which has a port of its own."""
     return [
         Verbs("/admin/cache/stats", admin.ShowStats(services), ("GET",)),
-        Verbs("/admin/cache/explain", admin.Explain(services, BY_PATH), ("POST",)),
+        Verbs("/admin/cache/explain", admin.Explain(services, ASKED), ("POST",)),
         Verbs("/admin/cache/purge", admin.Purge(services), ("POST",)),
     ]
 

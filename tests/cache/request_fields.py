@@ -42,6 +42,7 @@ NAMED: dict[str, tuple[Any, Any]] = {
     "arguments": ('{"a": 1}', '{"b": 2}'),
     "data": (PIXEL, OTHER_PIXEL),
     "effort": ("low", "high"),
+    "encoding_format": ("float", "base64"),
     "images": ([PIXEL], [OTHER_PIXEL]),
     "input": ("one", "another"),
     "reasoning_effort": ("low", "high"),

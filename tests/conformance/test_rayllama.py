@@ -19,7 +19,7 @@ from tests.stack import Stack
 pytestmark = pytest.mark.engine
 
 FILES = ("misc", "models", "generate", "chat", "embed", "openai", "capabilities")
-OURS = ("/v1/chat/completions", "/v1/models*")
+OURS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models*")
 """Of the dialects that the engine doesn't speak, those that the ingress does."""
 
 
