@@ -57,10 +57,26 @@ _EMBEDDINGS: Mapping[str, str] = {
     "encoding_format": "how the numbers are written; rendered from the same entry",
 }
 
+_MESSAGES: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            *("cache_control", "container", "diagnostics", "inference_geo", "service_tier"),
+            *("speed", "user_profile_id", "workspace_id", "tool_choice"),
+            *("thinking.budget_tokens", "tools.max_uses", "messages.content.citations"),
+            *("messages.content.is_error", "messages.content.signature"),
+        ),
+        _UNTOLD,
+    ),
+    "messages.content.source.type": "only base64 is taken; all else is refused",
+    "messages.content.source.media_type": "Ollama sees it in the image itself",
+    "messages.content.source.url": "an image by its address is refused",
+}
+
 UNTOLD: Mapping[str, Mapping[str, str]] = {
     "/v1/chat/completions": _CHAT,
     "/v1/completions": _COMPLETIONS,
     "/v1/embeddings": _EMBEDDINGS,
+    "/v1/messages": _MESSAGES,
 }
 """Fields of other dialects' routes, by path, that their translation to a native request leaves out.
 The key is over what it is translated into, so it can't tell them apart, and neither can the engine.

@@ -60,6 +60,8 @@ class Asked:
     """A fresh one: a renderer of streams remembers how far it is."""
     is_translated: bool = False
     """Is the client's dialect another than the engine's?"""
+    unthinking: "Asked | None" = None
+    """What to ask where the engine refuses this because its model can't think."""
 
     @property
     def model(self) -> str:

@@ -27,6 +27,7 @@ SHARED_HIT = Verdict("hit", "shared")
 STALE_HIT = Verdict("hit", "stale")
 _IN_NEED = frozenset({500, 502, 503, 504})
 """The statuses of an error that a stale answer may stand for (RFC 5861 §4)."""
+CANT_THINK = "does not support thinking"
 _NOT_CACHED = (
     "no answer in memory ({}), and Cache-Control: only-if-cached forbids asking for a new one"
 )
@@ -47,6 +48,16 @@ class Infer:
         else:
             asked = await asyncio.to_thread(self._ask, exchange)
         exchange.model = asked.model or asked.spelled
+        send = exchange.send
+        try:
+            await self._find_or_ask(exchange, asked)
+        except EngineRefused as refused:
+            if asked.unthinking is None or not str(refused).endswith(CANT_THINK):
+                raise
+            exchange.send = send
+            await self._find_or_ask(exchange, asked.unthinking)
+
+    async def _find_or_ask(self, exchange: Exchange, asked: Asked) -> None:
         found, send = await self._look_up(exchange, asked), exchange.send
         try:
             await self._answer(exchange, asked, found)

@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,6 +30,15 @@ ASKED = {**BY_PATH, **V1}
 INFERENCE = frozenset(ASKED)
 
 _READ = ("GET", "HEAD")
+
+
+class _Model(StringConvertor):
+    """A model's name, which may have slashes, but not at its ends."""
+
+    regex = "[^/](?:.*[^/])?"
+
+
+register_url_convertor("model", _Model())
 
 
 def table(services: Services) -> list[BaseRoute]:
@@ -55,7 +65,7 @@ def table(services: Services) -> list[BaseRoute]:
         Verbs("/v1/chat/completions", infer("/v1/chat/completions"), ("POST",)),
         *(Verbs(path, infer(path), ("POST",)) for path in V1),
         Verbs("/v1/models", Models(services), ("GET",)),
-        Verbs("/v1/models/{name}", Models(services), ("GET",)),
+        Verbs("/v1/models/{name:model}", Models(services), ("GET",)),
     ]
 
 

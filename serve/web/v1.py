@@ -5,7 +5,9 @@ asked in.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 from zlib import crc32
 
 from serve.errors import EngineDied
@@ -15,7 +17,13 @@ from serve.web.reply import Header
 from serve.wire import gojson, openai
 from serve.wire import openai_completions as complete
 from serve.wire import openai_embeddings as embed
+from serve.wire.anthropic_request import messages_to_native
+from serve.wire.anthropic_response import MessageRenderer, message_id
+from serve.wire.anthropic_types import decode_messages
 from serve.wire.errors import openai_body
+
+_UNCACHED: tuple[Header, ...] = ((b"cache-control", b"no-cache"),)
+"""Of streams, as Ollama says it."""
 
 
 class EmbeddingRenderer:
@@ -72,8 +80,29 @@ def embeddings(exchange: Exchange) -> Asked:
     )
 
 
+def messages(exchange: Exchange) -> Asked:
+    """`/v1/messages`, by `/api/chat`. A model that can't think isn't asked to, as in Ollama."""
+    request = decode_messages(exchange.body)
+    sent = messages_to_native(request)
+
+    def said(first: bytes, _born: bytes) -> MessageRenderer:
+        return MessageRenderer(request, id=message_id(first))
+
+    def asking(sent: dict[str, Any]) -> Asked:
+        return translated(
+            "/api/chat", sent, said, is_streamed=request.stream, stream_headers=_UNCACHED
+        )
+
+    asked = asking(sent)
+    if not sent.get("think"):
+        return asked
+    unthinking = {name: value for name, value in sent.items() if name != "think"}
+    return replace(asked, unthinking=asking(unthinking))
+
+
 V1: Mapping[str, Callable[[Exchange], Asked]] = {
     "/v1/completions": completions,
     "/v1/embeddings": embeddings,
+    "/v1/messages": messages,
 }
 """How the requests to each of these routes are understood."""

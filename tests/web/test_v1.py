@@ -1,5 +1,6 @@
 """One generation asked in several dialects is one call of an engine and one entry."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -66,3 +67,41 @@ def test_a_load_is_said_in_the_dialect(http: httpx.Client) -> None:
     streamed = http.post("/v1/completions", json={"model": MODEL, "stream": True})
     assert streamed.headers["content-type"] == "text/event-stream"
     assert streamed.text.endswith("data: [DONE]\n\n")
+
+
+def test_a_message_is_a_chat(stack: Stack, http: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "A message in two dialects."}]
+    asked = {"model": MODEL, "messages": messages, "max_tokens": 6, "temperature": 0}
+    options = {"num_predict": 6, "temperature": 0}
+    calls = len(stack.pool.calls)
+    native = http.post("/api/chat", json={"model": MODEL, "messages": messages, "options": options})
+    first = http.post("/v1/messages", json=asked)
+    assert verdict(first) == "hit; tier=shared"
+    text = "".join(json.loads(line)["message"]["content"] for line in native.text.splitlines())
+    assert first.json()["content"] == [{"type": "text", "text": text}]
+    streamed = http.post("/v1/messages", json=asked | {"stream": True})
+    assert verdict(streamed) == "hit; tier=shared"
+    assert streamed.text.endswith('data: {"type":"message_stop"}\n\n')
+    again = http.post("/v1/messages", json=asked | {"stream": True})
+    assert (verdict(again), again.content) == ("hit; tier=near", streamed.content)
+    assert again.headers["cache-control"] == "no-cache"
+    assert len(stack.pool.calls) == calls + 1
+
+
+def test_a_model_that_cannot_think_answers_without(http: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "Think about it."}]
+    asked = {"model": MODEL, "messages": messages, "max_tokens": 6, "temperature": 0}
+    thought = http.post("/v1/messages", json=asked | {"thinking": {"type": "enabled"}})
+    assert thought.status_code == 200
+    plain = http.post("/v1/messages", json=asked)
+    assert verdict(plain) == "hit; tier=shared"
+    assert plain.json() == thought.json()
+
+
+def test_names_with_slashes_are_looked_up(http: httpx.Client) -> None:
+    found = http.get("/v1/models/library/" + MODEL)
+    assert found.json()["id"] == "library/" + MODEL
+    missing = http.get("/v1/models/hf.co/nobody/nothing:q4")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["message"] == "model 'hf.co/nobody/nothing:q4' not found"
+    assert http.get("/v1/models/").headers["location"] == "/v1/models"
