@@ -86,7 +86,7 @@ class NativeRenderer:
 
     stream_type = NDJSON
     whole_type = JSON
-    stream_headers = ()
+    stream_headers: tuple[Header, ...] = ()
 
     def __init__(self, route: str) -> None:
         self._route = route

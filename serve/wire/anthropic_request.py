@@ -168,7 +168,8 @@ def _found(content: object) -> str:
     if not isinstance(content, list) and not _is_failure(content):
         return dumps(in_go_order(content)).decode()
     lines: list[str] = []
-    for item in content if isinstance(content, list) else [content]:
+    items: list[Any] = content if isinstance(content, list) else [content]
+    for item in items:
         if _is_failure(item):
             code = item.get("error_code")
             return "web_search_tool_result_error" + (f": {code}" if isinstance(code, str) else "")

@@ -112,9 +112,9 @@ BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"type": "tool_result", "content": "a"},
         {"type": "tool_result", "content": "b"},
     ),
-    "source.data": tuple(
-        {"type": "image", "source": {"type": "base64", "data": data}}
-        for data in (PIXEL, "iVBORw0KGgr/")
+    "source.data": (
+        {"type": "image", "source": {"type": "base64", "data": PIXEL}},
+        {"type": "image", "source": {"type": "base64", "data": "iVBORw0KGgr/"}},
     ),
 }
 """Blocks of a message that differ in a field which other types of blocks don't have."""
@@ -269,7 +269,7 @@ def test_how_many_there_are() -> None:
     counts = Counter(verdict(route, cases) for (_, route, _), cases in FIELDS.items())
     sys.stdout.write(f"{len(FIELDS)} fields walked: {dict(counts)}; reviewed: {len(REVIEWED)}\n")
     assert counts["key"] > 400
-    assert len(REVIEWED) == 62
+    assert len(REVIEWED) == 61
 
 
 names = st.text(min_size=1, max_size=6)
