@@ -23,8 +23,9 @@ IGNORED_WHEN_GREEDY: Mapping[str, str] = {
 """Options."""
 
 _UNTOLD = "Ollama's own `/v1` ignores it, so the engine is never told"
+_STREAM_OPTIONS = "what a stream shows beside its text; rendered from the same entry"
 
-UNTOLD: Mapping[str, str] = {
+_CHAT: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("audio", "modalities", "moderation", "prediction", "verbosity", "service_tier"),
@@ -44,8 +45,39 @@ UNTOLD: Mapping[str, str] = {
     "messages.name": "Ollama reads it of a tool's result alone, and there it is in the key",
     "messages.content.input_audio.format": "Ollama sees it in the sound itself",
     "messages.tool_calls.index": "Ollama's `/v1` numbers them itself, all as 0",
-    "stream_options": "what a stream shows beside its text; rendered from the same entry",
+    "stream_options": _STREAM_OPTIONS,
 }
-"""Fields of `/v1/chat/completions`, by path, that its translation to `/api/chat` leaves out. The
-key is over what it is translated into, so it can't tell them apart, and neither can the engine.
+
+_COMPLETIONS: Mapping[str, str] = {
+    **dict.fromkeys(("best_of", "echo", "logit_bias", "n"), _UNTOLD),
+    "stream_options": _STREAM_OPTIONS,
+}
+
+_EMBEDDINGS: Mapping[str, str] = {
+    "encoding_format": "how the numbers are written; rendered from the same entry",
+}
+
+_MESSAGES: Mapping[str, str] = {
+    **dict.fromkeys(
+        (
+            *("cache_control", "container", "diagnostics", "inference_geo", "service_tier"),
+            *("speed", "user_profile_id", "workspace_id", "tool_choice"),
+            *("thinking.budget_tokens", "tools.max_uses", "messages.content.citations"),
+            *("messages.content.is_error", "messages.content.signature"),
+        ),
+        _UNTOLD,
+    ),
+    "messages.content.source.type": "only base64 is taken; all else is refused",
+    "messages.content.source.media_type": "Ollama sees it in the image itself",
+    "messages.content.source.url": "an image by its address is refused",
+}
+
+UNTOLD: Mapping[str, Mapping[str, str]] = {
+    "/v1/chat/completions": _CHAT,
+    "/v1/completions": _COMPLETIONS,
+    "/v1/embeddings": _EMBEDDINGS,
+    "/v1/messages": _MESSAGES,
+}
+"""Fields of other dialects' routes, by path, that their translation to a native request leaves out.
+The key is over what it is translated into, so it can't tell them apart, and neither can the engine.
 What nobody has heard of is left out there too: no engine sees it."""

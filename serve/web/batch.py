@@ -58,7 +58,7 @@ class BatchRelay(Relay):
         body, tail = await _rest(first, frames)
         reply = await complete(body, tail)
         if reply is None and self._ask_for_all is None:
-            reply = Reply(200, self._renderer.whole_type, body)
+            reply = Reply(200, self._renderer.whole_type, self._renderer.single(body))
         if reply is not None:
             self._exchange.began(reply.status)
             await reply.send(self._exchange.send, more=[self._verdict()])

@@ -13,6 +13,7 @@ from zlib import crc32
 
 from serve.errors import BadRequest, EngineDied
 from serve.web.exchange import Exchange
+from serve.web.reply import Header
 from serve.wire import gojson, names, native, openai
 from serve.wire.collect import collect
 from serve.wire.gojson import names_twice
@@ -26,6 +27,8 @@ class Renderer(Protocol):
 
     stream_type: bytes
     whole_type: bytes
+    stream_headers: tuple[Header, ...]
+    """What a stream's answer says beside its type."""
 
     def chunk(self, data: bytes) -> bytes:
         """What to send for some whole native lines; may be empty."""
@@ -33,6 +36,10 @@ class Renderer(Protocol):
 
     def whole(self, lines: Sequence[bytes]) -> bytes:
         """The body of an answer that isn't streamed."""
+        ...
+
+    def single(self, body: bytes) -> bytes:
+        """What to send for an engine's answer that is one object: an embedding, or a load."""
         ...
 
     def broken(self, message: str) -> bytes:
@@ -51,6 +58,10 @@ class Asked:
     is_streamed: bool
     renderer: Callable[[], Renderer]
     """A fresh one: a renderer of streams remembers how far it is."""
+    is_translated: bool = False
+    """Is the client's dialect another than the engine's?"""
+    unthinking: "Asked | None" = None
+    """What to ask where the engine refuses this because its model can't think."""
 
     @property
     def model(self) -> str:
@@ -75,6 +86,7 @@ class NativeRenderer:
 
     stream_type = NDJSON
     whole_type = JSON
+    stream_headers: tuple[Header, ...] = ()
 
     def __init__(self, route: str) -> None:
         self._route = route
@@ -88,47 +100,74 @@ class NativeRenderer:
         with understood():
             return collect(lines, self._route)
 
+    def single(self, body: bytes) -> bytes:
+        """The object itself."""
+        return body
+
     def broken(self, message: str) -> bytes:
         """Ollama's last line."""
         return gojson.dumps({"error": message}) + b"\n"
 
 
-class OpenAIRenderer:
-    """Chat completions, whole or as server-sent events.
+class Said(Protocol):
+    """One answer in another dialect, line by line or whole."""
 
-    Id and creation time follow from the native lines, so an answer from the cache has those that
-    it was first given with.
+    def chunk(self, native_line: bytes) -> bytes:
+        """The events for one native line."""
+        ...
+
+    def whole(self, lines: Sequence[bytes]) -> bytes:
+        """The body of an answer that is no stream."""
+        ...
+
+    def error(self, message: str) -> bytes:
+        """The event that ends a stream that failed."""
+        ...
+
+
+class Translated:
+    """Another dialect, whole or as server-sent events.
+
+    `said` makes the words for an answer from its first line and from the one that its time is
+    taken of: id and creation time follow from the native lines, so an answer from the cache has
+    those that it was first given with.
     """
 
     stream_type = b"text/event-stream"
     whole_type = b"application/json"
 
-    def __init__(self, request: openai.ChatCompletionRequest) -> None:
-        self._request = request
-        self._renderer: openai.ChatRenderer | None = None
+    def __init__(
+        self,
+        said: Callable[[bytes, bytes], Said],
+        *,
+        is_streamed: bool = False,
+        stream_headers: tuple[Header, ...] = (),
+    ) -> None:
+        self.stream_headers = stream_headers
+        self._said = said
+        self._is_streamed = is_streamed
+        self._begun: Said | None = None
 
     def chunk(self, data: bytes) -> bytes:
         """The events for these lines."""
         lines = data.splitlines()
         with understood():
-            if self._renderer is None:
-                self._renderer = self._of(lines[0], lines[0])
-            return b"".join(map(self._renderer.chunk, lines))
+            if self._begun is None:
+                self._begun = self._said(lines[0], lines[0])
+            return b"".join(map(self._begun.chunk, lines))
 
     def whole(self, lines: Sequence[bytes]) -> bytes:
-        """One chat.completion."""
+        """One object."""
         with understood():
-            return self._of(lines[0], lines[-1]).whole(lines)
+            return self._said(lines[0], lines[-1]).whole(lines)
+
+    def single(self, body: bytes) -> bytes:
+        """A load, as an answer that is all in its last line."""
+        return self.chunk(body) if self._is_streamed else self.whole([body])
 
     def broken(self, message: str) -> bytes:
         """An error event: clients of this dialect raise it."""
-        renderer = self._renderer or self._of(b"{}", b"{}")
-        return renderer.error(message)
-
-    def _of(self, first: bytes, born: bytes) -> openai.ChatRenderer:
-        return openai.ChatRenderer(
-            self._request, id=openai.completion_id(crc32(first)), created=openai.created_s(born)
-        )
+        return (self._begun or self._said(b"{}", b"{}")).error(message)
 
 
 class GenerationRoute:
@@ -182,19 +221,32 @@ class EmbeddingRoute:
         )
 
 
+def translated(
+    route: str,
+    sent: dict[str, Any],
+    said: Callable[[bytes, bytes], Said],
+    *,
+    is_streamed: bool,
+    stream_headers: tuple[Header, ...] = (),
+) -> Asked:
+    """A generation that is asked for natively by `sent` and said again by `said`."""
+    renderer = partial(Translated, said, is_streamed=is_streamed, stream_headers=stream_headers)
+    body, model = gojson.dumps(sent), sent["model"]
+    return Asked(route, sent, body, model, is_streamed, renderer, is_translated=True)
+
+
 def chat_completions(exchange: Exchange) -> Asked:
     """`/v1/chat/completions`, translated as Ollama's own middleware does (openai/openai.go)."""
     request = openai.decode_chat(exchange.body)
     sent = openai.to_native(request)
     sent.pop("stream", None)
-    return Asked(
-        "/api/chat",
-        sent,
-        gojson.dumps(sent),
-        request.model,
-        bool(request.stream),
-        partial(OpenAIRenderer, request),
-    )
+
+    def said(first: bytes, born: bytes) -> openai.ChatRenderer:
+        return openai.ChatRenderer(
+            request, id=openai.completion_id(crc32(first)), created=openai.created_s(born)
+        )
+
+    return translated("/api/chat", sent, said, is_streamed=request.stream)
 
 
 BY_PATH: Mapping[str, Callable[[Exchange], Asked]] = {

@@ -2,14 +2,15 @@
 
 from serve.errors import ClientError, RayllamaError
 from serve.web.reply import Header, Reply
-from serve.wire.errors import Origin, native_error, openai_error
+from serve.wire.errors import Origin, anthropic_error, native_error, openai_error
 
 
 def failure(error: RayllamaError, route: str) -> Reply:
     """The whole answer for an error that came before the first byte."""
     if route.startswith("/v1/"):
         origin: Origin = "form" if isinstance(error, ClientError) else "model"
-        rendered = openai_error(error, origin=origin)
+        say = anthropic_error if route == "/v1/messages" else openai_error
+        rendered = say(error, origin=origin)
     else:
         rendered = native_error(error)
     headers: list[Header] = []

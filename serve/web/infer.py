@@ -28,6 +28,7 @@ SHARED_HIT = Verdict("hit", "shared")
 STALE_HIT = Verdict("hit", "stale")
 _IN_NEED = frozenset({500, 502, 503, 504})
 """The statuses of an error that a stale answer may stand for (RFC 5861 §4)."""
+CANT_THINK = "does not support thinking"
 _NOT_CACHED = (
     "no answer in memory ({}), and Cache-Control: only-if-cached forbids asking for a new one"
 )
@@ -48,6 +49,16 @@ class Infer:
         else:
             asked = await asyncio.to_thread(self._ask, exchange)
         exchange.model = asked.model or asked.spelled
+        send = exchange.send
+        try:
+            await self._find_or_ask(exchange, asked)
+        except EngineRefused as refused:
+            if asked.unthinking is None or not str(refused).endswith(CANT_THINK):
+                raise
+            exchange.send = send
+            await self._find_or_ask(exchange, asked.unthinking)
+
+    async def _find_or_ask(self, exchange: Exchange, asked: Asked) -> None:
         found, send = await self._look_up(exchange, asked), exchange.send
         try:
             await self._answer(exchange, asked, found)
@@ -204,11 +215,13 @@ class Infer:
         is_lines = entry.content_type.startswith(NDJSON.decode())
         if is_lines and asked.is_streamed:
             body = renderer.chunk(b"".join(line + b"\n" for line in entry.lines))
-            reply = Reply(200, renderer.stream_type, body, length=False)
+            reply = Reply(
+                200, renderer.stream_type, body, headers=renderer.stream_headers, length=False
+            )
         elif is_lines:
             reply = Reply(200, renderer.whole_type, renderer.whole(entry.lines))
         else:
-            reply = Reply(200, renderer.whole_type, entry.lines[0])
+            reply = Reply(200, renderer.whole_type, renderer.single(entry.lines[0]))
         self._services.answers.remember(
             exchange.raw_key, hit, status=200, headers=reply.headers, body=reply.body
         )

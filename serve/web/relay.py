@@ -95,7 +95,11 @@ class Relay:
         await start(
             exchange.send,
             head.status,
-            [(b"content-type", renderer.stream_type), self._verdict()],
+            [
+                (b"content-type", renderer.stream_type),
+                *renderer.stream_headers,
+                self._verdict(),
+            ],
         )
         message: str | None = None
         try:
@@ -142,6 +146,9 @@ class Relay:
         if head.status == 200:
             answer.add(body)
             self._whole(answer)
+            body = renderer.single(body)
+            if self._asked.is_streamed and self._asked.is_translated:
+                content_type = renderer.stream_type
         exchange.began(head.status)
         reply = Reply(head.status, content_type, body, headers=[self._verdict()])
         if head.status == 503:

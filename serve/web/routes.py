@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,10 +22,23 @@ from serve.web.infer import Infer
 from serve.web.probes import Readyz, healthz, running
 from serve.web.reply import Reply
 from serve.web.services import Services
+from serve.web.v1 import V1
 
-INFERENCE = frozenset(BY_PATH)
+ASKED = {**BY_PATH, **V1}
+"""How the requests to each inference route are understood."""
+
+INFERENCE = frozenset(ASKED)
 
 _READ = ("GET", "HEAD")
+
+
+class _Model(StringConvertor):
+    """A model's name, which may have slashes, but not at its ends."""
+
+    regex = "[^/](?:.*[^/])?"
+
+
+register_url_convertor("model", _Model())
 
 
 def table(services: Services) -> list[BaseRoute]:
@@ -34,7 +48,7 @@ def table(services: Services) -> list[BaseRoute]:
         return Passed(services, path)
 
     def infer(path: str) -> Infer:
-        return Infer(services, BY_PATH[path])
+        return Infer(services, ASKED[path])
 
     return [
         Verbs("/", running, _READ),
@@ -49,8 +63,9 @@ def table(services: Services) -> list[BaseRoute]:
         Verbs("/api/embed", infer("/api/embed"), ("POST",)),
         Verbs("/api/embeddings", infer("/api/embeddings"), ("POST",)),
         Verbs("/v1/chat/completions", infer("/v1/chat/completions"), ("POST",)),
+        *(Verbs(path, infer(path), ("POST",)) for path in V1),
         Verbs("/v1/models", Models(services), ("GET",)),
-        Verbs("/v1/models/{name}", Models(services), ("GET",)),
+        Verbs("/v1/models/{name:model}", Models(services), ("GET",)),
     ]
 
 
@@ -58,7 +73,7 @@ def admin_table(services: admin.AdminServices) -> list[BaseRoute]:
     """The routes of the admin API, which has a port of its own."""
     return [
         Verbs("/admin/cache/stats", admin.ShowStats(services), ("GET",)),
-        Verbs("/admin/cache/explain", admin.Explain(services, BY_PATH), ("POST",)),
+        Verbs("/admin/cache/explain", admin.Explain(services, ASKED), ("POST",)),
         Verbs("/admin/cache/purge", admin.Purge(services), ("POST",)),
         Verbs("/admin/cache/pause", admin.Pause(services, is_paused=True), ("POST",)),
         Verbs("/admin/cache/resume", admin.Pause(services, is_paused=False), ("POST",)),

@@ -6,6 +6,7 @@ through a writer that has its own content type and, in the OpenAI dialect, a new
 (`origin="model"`).
 """
 
+import secrets
 from typing import Literal
 
 from msgspec import Struct
@@ -17,6 +18,19 @@ Origin = Literal["form", "model"]
 
 JSON = "application/json"
 JSON_UTF8 = "application/json; charset=utf-8"
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+"""As Ollama's, which never sends 413 and 504: those are called what Anthropic calls them."""
 
 _OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 
@@ -45,6 +59,15 @@ def openai_error(error: RayllamaError, origin: Origin = "form") -> Rendered:
     return Rendered(error.status, content_type, body, _retry_after_s(error))
 
 
+def anthropic_error(error: RayllamaError, origin: Origin = "form") -> Rendered:
+    """The answer of `/v1/messages`."""
+    from_model = origin == "model"
+    content_type = JSON if from_model else JSON_UTF8
+    body = anthropic_body(error) | {"request_id": f"req_{secrets.token_hex(12)}"}
+    end = b"\n" if from_model else b""
+    return Rendered(error.status, content_type, dumps(body) + end, _retry_after_s(error))
+
+
 def native_body(error: RayllamaError) -> bytes:
     """`{"error":"text"}`; with a newline it is the last line of a stream."""
     return dumps({"error": str(error)})
@@ -59,6 +82,12 @@ def openai_body(error: RayllamaError, *, newline: bool) -> bytes:
         "code": None,
     }
     return dumps({"error": body}) + (b"\n" if newline else b"")
+
+
+def anthropic_body(error: RayllamaError) -> dict[str, object]:
+    """`{"type":"error","error":{"type":…,"message":…}}`: an error event, or most of an answer."""
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error")
+    return {"type": "error", "error": {"type": kind, "message": str(error)}}
 
 
 def _retry_after_s(error: RayllamaError) -> int | None:

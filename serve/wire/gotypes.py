@@ -12,6 +12,9 @@ from serve.wire.gobase64 import corrupt_at
 from serve.wire.godecoding import Decoding, DecodingEndedError, Shape, TypeFault, decode, fold, word
 from serve.wire.goscan import Node, Number, Object
 
+FLOAT32_MAX = 3.4028235677973366e38
+"""From here on a number rounds to no float32."""
+
 _INT_BITS = {"int": (-(1 << 63), (1 << 63) - 1), "uint8": (0, 255)}
 
 
@@ -47,14 +50,15 @@ class Integer:
 
 @dataclass(frozen=True, slots=True)
 class Float:
-    """`float64`."""
+    """`float64` or `float32`."""
 
     name: str = "float64"
 
     def take(self, node: Node, decoding: Decoding) -> None:
-        """Take numbers that a float64 can hold."""
+        """Take numbers that it can hold."""
         if isinstance(node, Number):
-            if math.isinf(float(node.text)):
+            limit = FLOAT32_MAX if self.name == "float32" else math.inf
+            if abs(float(node.text)) >= limit:
                 decoding.note(TypeFault(f"number {node.text}", self.name))
         elif node is not None:
             decoding.note(TypeFault(word(node), self.name))

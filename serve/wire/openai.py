@@ -8,10 +8,11 @@ from serve.errors import BadRequest, NotFound
 from serve.wire import names
 from serve.wire.gojson import dumps, unix_seconds
 from serve.wire.openai_request import to_native
-from serve.wire.openai_response import ChatRenderer, completion_id, created_s
+from serve.wire.openai_response import ID_RANGE, ChatRenderer, completion_id, created_s
 from serve.wire.openai_types import ChatCompletionRequest, decode_chat
 
 __all__ = [
+    "ID_RANGE",
     "ChatCompletionRequest",
     "ChatRenderer",
     "completion_id",

@@ -147,13 +147,14 @@ def _arguments(call: ToolCall) -> dict[str, Any] | None:
         return None
     if not isinstance(arguments, dict):
         raise BadRequest("invalid tool call arguments")
-    return {name: _sorted(value) for name, value in arguments.items()}
+    return {name: in_go_order(value) for name, value in arguments.items()}
 
 
-def _sorted(value: Any) -> Any:
+def in_go_order(value: Any) -> Any:
+    """A value with the keys of its objects sorted, as Go prints its maps."""
     if isinstance(value, dict):
-        return {name: _sorted(value[name]) for name in sorted(value, key=str.encode)}
-    return [_sorted(item) for item in value] if isinstance(value, list) else value
+        return {name: in_go_order(value[name]) for name in sorted(value, key=str.encode)}
+    return [in_go_order(item) for item in value] if isinstance(value, list) else value
 
 
 def _tool_name(message: Message, messages: list[Message]) -> str:
@@ -190,7 +191,7 @@ def _image(value: object) -> str:
     start = next((start for start in _IMAGE_STARTS if url.startswith(start)), None)
     if start is None or corrupt_at(url.removeprefix(start)) is not None:
         raise BadRequest("invalid image input")
-    return _again(url.removeprefix(start))
+    return reencoded(url.removeprefix(start))
 
 
 def _sound(value: object) -> str:
@@ -203,10 +204,10 @@ def _sound(value: object) -> str:
     if at is not None:
         fault = f"illegal base64 data at input byte {at}"
         raise BadRequest(f"invalid input_audio base64 data: {fault}")
-    return _again(data)
+    return reencoded(data)
 
 
-def _again(data: str) -> str:
+def reencoded(data: str) -> str:
     """Base64 without line breaks and loose bits, so that the same bytes look the same."""
     return base64.b64encode(base64.b64decode(data)).decode()
 

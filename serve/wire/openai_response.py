@@ -16,12 +16,12 @@ from serve.wire.gojson import dumps, unix_seconds
 from serve.wire.openai_types import ChatCompletionRequest
 
 _DONE = b"data: [DONE]\n\n"
-_ID_RANGE = 999
+ID_RANGE = 999
 
 
 def completion_id(number: int) -> str:
     """`chatcmpl-<0..998>`: as in Ollama, no identity."""
-    return f"chatcmpl-{number % _ID_RANGE}"
+    return f"chatcmpl-{number % ID_RANGE}"
 
 
 def created_s(line: bytes) -> int:

@@ -26,7 +26,7 @@ from openai.types.chat import ChatCompletionAssistantMessageParam
 from pydantic import BaseModel
 from typing_extensions import TypeAliasType, is_typeddict
 
-from serve.wire import messages, openai_types
+from serve.wire import anthropic_types, messages, openai_types
 
 PIXEL, OTHER_PIXEL = "iVBORw0KGgo=", "iVBORw0KGgr/"
 IMAGES = ("data:image/png;base64," + PIXEL, "data:image/png;base64," + OTHER_PIXEL)
@@ -42,6 +42,7 @@ NAMED: dict[str, tuple[Any, Any]] = {
     "arguments": ('{"a": 1}', '{"b": 2}'),
     "data": (PIXEL, OTHER_PIXEL),
     "effort": ("low", "high"),
+    "encoding_format": ("float", "base64"),
     "images": ([PIXEL], [OTHER_PIXEL]),
     "input": ("one", "another"),
     "reasoning_effort": ("low", "high"),
@@ -52,6 +53,10 @@ NAMED: dict[str, tuple[Any, Any]] = {
 
 LEAST: dict[Any, dict[str, Any]] = {
     ChatCompletionAssistantMessageParam: {"role": "assistant", "content": "hi"},
+    anthropic_types.MessageParam: {"role": "user", "content": "hi"},
+    anthropic_types.ContentBlock: {"type": "tool_use", "id": "c", "name": "f"},
+    anthropic_types.ImageSource: {"type": "base64", "data": PIXEL},
+    anthropic_types.Tool: {"name": "f"},
     messages.Message: {"role": "user", "content": "hi"},
     openai_types.Message: {"role": "user", "content": "hi"},
     openai_types.ToolCall: {"function": {"name": "f", "arguments": "{}"}},

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
+import anthropic
 import httpx
 import ollama
 import openai
@@ -100,6 +101,55 @@ def test_openai_raises_what_its_users_expect(stack: Stack) -> None:
         pytest.raises(openai.AuthenticationError),
     ):
         stranger.models.list()
+
+
+def test_openai_completions_and_embeddings(stack: Stack) -> None:
+    with openai.OpenAI(base_url=stack.url + "/v1", api_key="unused", max_retries=0) as client:
+        asked: dict[str, Any] = {"model": MODEL, "prompt": "Say", "temperature": 0, "max_tokens": 5}
+        whole = client.completions.create(**asked)
+        parts = list(client.completions.create(**asked, stream=True))
+        assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+        found = client.embeddings.create(model="all-minilm", input=["one", "two"])
+        plain = client.embeddings.create(
+            model="all-minilm", input=["one", "two"], encoding_format="float"
+        )
+        assert [len(row.embedding) for row in found.data] == [384, 384]
+        assert found.data[1].embedding == pytest.approx(plain.data[1].embedding)
+        with pytest.raises(openai.BadRequestError, match="invalid input"):
+            client.embeddings.create(model="all-minilm", input=[])
+        with pytest.raises(openai.NotFoundError):
+            client.completions.create(model="nope", prompt="x")
+
+
+def test_anthropic_messages(stack: Stack) -> None:
+    with anthropic.Anthropic(base_url=stack.url, api_key="unused", max_retries=0) as client:
+        asked: dict[str, Any] = {
+            "model": MODEL,
+            "messages": MESSAGES,
+            "max_tokens": 5,
+            "extra_body": {"temperature": 0},
+        }
+        whole = client.messages.create(**asked)
+        assert whole.usage.output_tokens == 5
+        assert whole.stop_reason == "max_tokens"
+        with client.messages.stream(**asked) as stream:
+            final = stream.get_final_message()
+        assert final.content[0].type == whole.content[0].type == "text"
+        assert final.content[0].text == whole.content[0].text
+        assert final.usage.input_tokens == whole.usage.input_tokens
+
+
+def test_anthropic_raises_what_its_users_expect(stack: Stack) -> None:
+    with anthropic.Anthropic(base_url=stack.url, api_key="unused", max_retries=0) as client:
+        with pytest.raises(anthropic.NotFoundError, match="model 'nope' not found"):
+            client.messages.create(model="nope", messages=MESSAGES, max_tokens=5)
+        with pytest.raises(anthropic.BadRequestError, match="must be positive"):
+            client.messages.create(model=MODEL, messages=MESSAGES, max_tokens=0)
+    with (
+        anthropic.Anthropic(base_url=stack.doors[2].url, api_key="wrong") as stranger,
+        pytest.raises(anthropic.AuthenticationError),
+    ):
+        stranger.messages.create(model=MODEL, messages=MESSAGES, max_tokens=5)
 
 
 def test_curl_as_ollama_documents_it(stack: Stack) -> None:

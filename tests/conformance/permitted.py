@@ -42,6 +42,7 @@ RULES = (
         "… in OpenAI's words too",
         ("*.choices[].finish_reason", "*.choices[].text", "*.reasoning", "*.delta"),
     ),
+    Rule("… and in Anthropic's", ("*.content[].text", "*.delta.text", "*.stop_reason")),
     Rule("the tokens of generated text", ("*.context", "*.context[]"), kinds=("value", "length")),
     Rule(
         "log probabilities of generated tokens",
@@ -84,6 +85,13 @@ RULES = (
         ("body.tensors",),
         kinds=("order",),
         profiles=_OURS,
+    ),
+    # What the ingress does otherwise on purpose.
+    Rule(
+        "Ollama says that a stream must not be cached before it knows that there will be none",
+        ("header.cache-control",),
+        cases=("anthropic/messages_unknown_stream",),
+        profiles=("rayllama",),
     ),
     # What the embedded engine does otherwise on purpose.
     Rule(

@@ -18,8 +18,14 @@ from tests.stack import Stack
 
 pytestmark = pytest.mark.engine
 
-FILES = ("misc", "models", "generate", "chat", "embed", "openai", "capabilities")
-OURS = ("/v1/chat/completions", "/v1/models*")
+FILES = ("misc", "models", "generate", "chat", "embed", "openai", "capabilities", "anthropic")
+OURS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/messages*",
+    "/v1/models*",
+)
 """Of the dialects that the engine doesn't speak, those that the ingress does."""
 
 
@@ -59,7 +65,7 @@ def asked(*files: str) -> list[Case]:
 
 
 @pytest.mark.parametrize(
-    "case", asked("generate", "chat", "embed", "openai"), ids=lambda case: case.id
+    "case", asked("generate", "chat", "embed", "openai", "anthropic"), ids=lambda case: case.id
 )
 def test_answers_the_same_from_memory(recorded_stack: Stack, case: Case) -> None:
     if reason := left_out(case):

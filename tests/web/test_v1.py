@@ -1,0 +1,107 @@
+"""One generation asked in several dialects is one call of an engine and one entry."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.stack import Stack
+
+pytestmark = pytest.mark.engine
+
+MODEL = "smollm2:135m"
+
+
+@pytest.fixture
+def http(stack: Stack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stack.url, timeout=60) as client:
+        yield client
+
+
+def verdict(response: httpx.Response) -> str:
+    return response.headers["x-rayllama-cache"]
+
+
+def test_a_completion_is_a_generation(stack: Stack, http: httpx.Client) -> None:
+    prompt = "A completion in two dialects."
+    asked = {"model": MODEL, "prompt": prompt, "temperature": 0, "max_tokens": 6}
+    options = {"temperature": 0, "top_p": 1.0, "num_predict": 6}
+    options |= {"frequency_penalty": 0.0, "presence_penalty": 0.0}
+    native = {"model": MODEL, "prompt": prompt, "options": options, "stream": False}
+    calls = len(stack.pool.calls)
+    first = http.post("/v1/completions", json=asked)
+    assert verdict(first).startswith("miss")
+    again = http.post("/api/generate", json=native)
+    assert verdict(again) == "hit; tier=shared"
+    assert again.json()["response"] == first.json()["choices"][0]["text"]
+    streamed = http.post("/v1/completions", json=asked | {"stream": True})
+    assert verdict(streamed) == "hit; tier=shared"
+    assert streamed.text.endswith("data: [DONE]\n\n")
+    assert len(stack.pool.calls) == calls + 1
+
+
+def test_embeddings_share_the_entries_of_their_inputs(stack: Stack, http: httpx.Client) -> None:
+    texts = ["one of OpenAI's", "another of OpenAI's"]
+    asked: dict[str, Any] = {"model": "all-minilm", "input": texts}
+    native = http.post("/api/embed", json=asked)
+    calls = len(stack.pool.calls)
+    whole = http.post("/v1/embeddings", json=asked)
+    assert verdict(whole).startswith("hit")
+    vectors = [row["embedding"] for row in whole.json()["data"]]
+    assert vectors == native.json()["embeddings"]
+    one = http.post("/v1/embeddings", json=asked | {"input": texts[1]})
+    assert [row["embedding"] for row in one.json()["data"]] == vectors[1:]
+    packed = http.post("/v1/embeddings", json=asked | {"encoding_format": "base64"})
+    assert verdict(packed).startswith("hit")
+    assert len(stack.pool.calls) == calls
+    partial = http.post("/v1/embeddings", json=asked | {"input": [*texts, "a third of OpenAI's"]})
+    assert [row["embedding"] for row in partial.json()["data"]][:2] == vectors
+    assert len(stack.pool.calls) == calls + 1
+
+
+def test_a_load_is_said_in_the_dialect(http: httpx.Client) -> None:
+    loaded = http.post("/v1/completions", json={"model": MODEL})
+    assert loaded.json()["choices"] == [{"text": "", "index": 0, "finish_reason": "load"}]
+    streamed = http.post("/v1/completions", json={"model": MODEL, "stream": True})
+    assert streamed.headers["content-type"] == "text/event-stream"
+    assert streamed.text.endswith("data: [DONE]\n\n")
+
+
+def test_a_message_is_a_chat(stack: Stack, http: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "A message in two dialects."}]
+    asked = {"model": MODEL, "messages": messages, "max_tokens": 6, "temperature": 0}
+    options = {"num_predict": 6, "temperature": 0}
+    calls = len(stack.pool.calls)
+    native = http.post("/api/chat", json={"model": MODEL, "messages": messages, "options": options})
+    first = http.post("/v1/messages", json=asked)
+    assert verdict(first) == "hit; tier=shared"
+    text = "".join(json.loads(line)["message"]["content"] for line in native.text.splitlines())
+    assert first.json()["content"] == [{"type": "text", "text": text}]
+    streamed = http.post("/v1/messages", json=asked | {"stream": True})
+    assert verdict(streamed) == "hit; tier=shared"
+    assert streamed.text.endswith('data: {"type":"message_stop"}\n\n')
+    again = http.post("/v1/messages", json=asked | {"stream": True})
+    assert (verdict(again), again.content) == ("hit; tier=near", streamed.content)
+    assert again.headers["cache-control"] == "no-cache"
+    assert len(stack.pool.calls) == calls + 1
+
+
+def test_a_model_that_cannot_think_answers_without(http: httpx.Client) -> None:
+    messages = [{"role": "user", "content": "Think about it."}]
+    asked = {"model": MODEL, "messages": messages, "max_tokens": 6, "temperature": 0}
+    thought = http.post("/v1/messages", json=asked | {"thinking": {"type": "enabled"}})
+    assert thought.status_code == 200
+    plain = http.post("/v1/messages", json=asked)
+    assert verdict(plain) == "hit; tier=shared"
+    assert plain.json() == thought.json()
+
+
+def test_names_with_slashes_are_looked_up(http: httpx.Client) -> None:
+    found = http.get("/v1/models/library/" + MODEL)
+    assert found.json()["id"] == "library/" + MODEL
+    missing = http.get("/v1/models/hf.co/nobody/nothing:q4")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["message"] == "model 'hf.co/nobody/nothing:q4' not found"
+    assert http.get("/v1/models/").headers["location"] == "/v1/models"
