@@ -150,7 +150,7 @@ class Shelf:
 
     def _digest(self, path: Path, template: str, source: Source) -> str:
         """A sha256 over the weights, what shapes a prompt and its sampling, and the build."""
-        parts = {
+        parts: dict[str, object] = {
             "weights": self._store.sha256(path),
             "template": template,
             "options": source.options,
