@@ -138,8 +138,7 @@ class Blobs:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.partial(digest)
-        partial.touch()
-        with partial.open("r+b") as file:
+        with partial.open("a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 mine = os.path.samestat(os.fstat(file.fileno()), partial.stat())

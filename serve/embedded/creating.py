@@ -1,5 +1,6 @@
 """POST /api/create: a model made of another one, or of a GGUF file that was uploaded."""
 
+import contextlib
 import json
 from collections.abc import AsyncGenerator
 
@@ -18,6 +19,7 @@ from serve.embedded.layers import (
 )
 from serve.embedded.manifests import Layer
 from serve.embedded.orders import CreateRequest
+from serve.embedded.pulling import pulled
 from serve.embedded.replies import Line, Reply, progress
 from serve.embedded.templates import accepted
 from serve.errors import BadRequest, EngineError, NotFound
@@ -45,6 +47,11 @@ async def _lines(engine: Engine, name: str, asked: CreateRequest) -> AsyncGenera
     Options.merged(asked.parameters)
     library = engine.shelf.library
     if asked.base:
+        if await engine.shelf.find(canonical(asked.base)) is None:
+            lines = pulled(engine, asked.base, insecure=False)
+            async with contextlib.aclosing(lines):
+                async for line in lines:
+                    yield line
         layers = await _based(engine, asked.base)
         for layer in layers:
             if _is_kept(layer, asked):

@@ -13,6 +13,7 @@ from serve.embedded.engine import Engine, Request
 from serve.embedded.generate import generate
 from serve.embedded.loaded import Loaded
 from serve.embedded.managing import copy, delete, head_blob, post_blob
+from serve.embedded.pulling import pull
 from serve.embedded.replies import Reply, Whole, json_reply
 from serve.embedded.show import ps, show, tags
 from serve.errors import EngineError
@@ -69,6 +70,7 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/api/tags": {"HEAD": tags, "GET": tags},
     "/api/ps": {"GET": ps},
     "/api/show": {"POST": show},
+    "/api/pull": {"POST": pull},
     "/api/create": {"POST": create},
     "/api/copy": {"POST": copy},
     "/api/delete": {"DELETE": delete},
