@@ -159,7 +159,7 @@ class Skip:
 
 SKIPS = (
     Skip(
-        "the embedded engine's models are files; it has no routes that change them",
+        "what changes models is shown by tests.embedded.test_managing and test_pulling, not replayed yet",
         paths=("/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push", "/api/blobs/*"),
     ),
     Skip("accounts and the cloud are Ollama's own", paths=("/api/me", "/api/status")),
