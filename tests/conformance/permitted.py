@@ -159,7 +159,7 @@ class Skip:
 
 SKIPS = (
     Skip(
-        "what changes models is shown by tests.embedded.test_managing and test_pulling, not replayed yet",
+        "what changes models is not replayed yet: see test_managing and test_pulling",
         paths=("/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push", "/api/blobs/*"),
     ),
     Skip("accounts and the cloud are Ollama's own", paths=("/api/me", "/api/status")),
