@@ -12,6 +12,9 @@ Models: `shelf` (all of them, true to their files) over `sources` (where they co
 (what one is), `gguf_facts` (reading GGUF) and `store` (what is converted and remembered on disk),
 with `bert_gguf` (safetensors to GGUF, once).
 
+Changing them: `managing` (copy, delete, blobs), `creating` and `pulling` (over `registry`), as
+`layers` under `manifests` and `blobs`, which `library` makes sources of; the layout is Ollama's.
+
 Compatible with Ollama 0.33.0, and it says so in `/api/version`, since clients compare versions.
 What differs on purpose is listed, with reasons, in `tests/conformance/permitted.py`.
 """

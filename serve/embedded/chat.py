@@ -14,6 +14,7 @@ from serve.embedded.loaded import Loaded
 from serve.embedded.models import LocalModel
 from serve.embedded.native_chat import converse
 from serve.embedded.replies import Line, Reply, answer, json_reply
+from serve.embedded.templates import GO_TEMPLATE
 from serve.errors import BadRequest, NotFound
 from serve.wire.messages import Message
 from serve.wire.names import REQUIRED
@@ -37,6 +38,8 @@ async def chat(engine: Engine, request: Request) -> Reply:
         return json_reply(head_of(asked.model) | _ended("unload"))
     think = choose_thinking(model, asked.model, asked.think)
     require(model, asked.model, "chat", tools=bool(asked.tools))
+    if model.foreign and asked.messages:
+        raise BadRequest(GO_TEMPLATE)
     options = engine.options(model, asked.options)
     loaded = await request.runner(engine, model, options, asked.keep_alive, shift=asked.shift)
     if not asked.messages:
@@ -50,17 +53,18 @@ async def chat(engine: Engine, request: Request) -> Reply:
         top_logprobs=asked.top_logprobs,
         tools=asked.tools,
     )
-    messages = await fitting(loaded, _with_system(model, asked.messages), question)
+    messages = await fitting(loaded, _with_own(model, asked.messages), question)
     if asked.debug_render_only:
         return json_reply(_debug(asked, await rendered(loaded, messages, question)))
     lines = _lines(request, loaded, asked, question, messages)
     return await answer(lines, stream=asked.stream is not False, join=_joined)
 
 
-def _with_system(model: LocalModel, messages: list[Message]) -> list[Message]:
+def _with_own(model: LocalModel, messages: list[Message]) -> list[Message]:
+    """The model's own system message, unless the client has one, and its own messages first."""
     if not model.system or messages[0].role == "system":
-        return messages
-    return [Message(role="system", content=model.system), *messages]
+        return [*model.messages, *messages]
+    return [Message(role="system", content=model.system), *model.messages, *messages]
 
 
 async def _lines(

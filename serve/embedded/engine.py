@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,14 +67,24 @@ class Engine:
 
 
 class Request:
-    """One request on its way: its body, when it came, and what ends with it."""
+    """One request on its way: its body, when it came, and what ends with it.
+
+    `upload` is the body of one that may be larger than memory, as it comes; then `body` is empty.
+    """
 
     def __init__(
-        self, body: bytes, headers: Mapping[str, str], ends: contextlib.AsyncExitStack
+        self,
+        body: bytes,
+        headers: Mapping[str, str],
+        ends: contextlib.AsyncExitStack,
+        path: str = "",
+        upload: AsyncIterator[bytes] | None = None,
     ) -> None:
         self.body = body
         self.headers = headers
         self.ends = ends
+        self.path = path
+        self.upload = upload
         self.started_ns = time.monotonic_ns()
         self.loaded_ns = self.started_ns
 

@@ -13,15 +13,10 @@ from serve.embedded.lines import NEVER, counts_of, head_of, joined, logprobs_of
 from serve.embedded.loaded import Loaded
 from serve.embedded.models import LocalModel
 from serve.embedded.replies import Line, Reply, answer, json_reply
+from serve.embedded.templates import GO_TEMPLATE
 from serve.errors import BadRequest, NotFound
 from serve.wire.messages import Message
 from serve.wire.native import GenerateRequest, decode
-
-GO_TEMPLATE = (
-    "Go templates are not interpreted by Rayllama's embedded engine: render the prompt yourself "
-    'and send it with "raw": true, or give the model a Jinja template in embedded.models, or use '
-    "Ollama as the engine"
-)
 
 
 async def generate(engine: Engine, request: Request) -> Reply:
@@ -55,7 +50,7 @@ async def generate(engine: Engine, request: Request) -> Reply:
         logprobs=asked.logprobs,
         top_logprobs=asked.top_logprobs,
     )
-    prompt = asked.prompt if asked.raw_mode else await _prompt(loaded, asked, question)
+    prompt = asked.prompt if asked.raw_mode else await _prompt(loaded, model, asked, question)
     if asked.debug_render_only:
         return json_reply(_debug(asked, prompt))
     lines = _lines(request, loaded, asked, question, prompt)
@@ -68,19 +63,24 @@ def _checked(model: LocalModel, asked: GenerateRequest) -> bool | str | None:
         raise BadRequest("raw mode does not support template, system, or context")
     think = choose_thinking(model, asked.model, asked.think)
     require(model, asked.model, "generate", insert=bool(asked.suffix))
-    if asked.template and asked.prompt:
+    foreign = model.foreign and not asked.raw_mode
+    if asked.prompt and (asked.template or foreign):
         raise BadRequest(GO_TEMPLATE)
     return think
 
 
-async def _prompt(loaded: Loaded, asked: GenerateRequest, question: Question) -> str:
+async def _prompt(
+    loaded: Loaded, model: LocalModel, asked: GenerateRequest, question: Question
+) -> str:
     """The prompt in the model's chat template, after the text of an earlier `context`."""
     user = Message(role="user", content=asked.prompt)
     before = await text_of(loaded, asked.context) if asked.context else ""
     if asked.suffix:
         return before + await rendered(loaded, [user], question, suffix=asked.suffix)
-    system = asked.system or loaded.model.system
+    system = asked.system or model.system
     messages = [Message(role="system", content=system)] if system else []
+    if not asked.context:
+        messages += model.messages
     messages = await fitting(loaded, [*messages, user], question)
     return before + await rendered(loaded, messages, question)
 

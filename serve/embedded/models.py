@@ -7,22 +7,16 @@ from typing import Any
 
 from serve.embedded.gguf_facts import Facts
 from serve.embedded.sources import Seen
-
-CHATML = (
-    "{%- for message in messages %}"
-    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{%- endfor %}"
-    "{{ '<|im_start|>assistant\\n' }}"
-)
-"""What Ollama finds for SmolLM2, in Jinja: unlike the template in the file, without a system
-message of its own."""
+from serve.wire.messages import Message
 
 
 @dataclass(frozen=True)
 class LocalModel:
     """A model as the engine serves it. `digest` is a sha256 over what determines its answers.
 
-    `seen` are the files that all of this was read from, as they were then.
+    `seen` are the files that all of this was read from, as they were then. `messages` come before
+    those of every chat; `parent` is the model that it was created from. `foreign`: its template is
+    one that can't be rendered here, and its weights' file has no other.
     """
 
     name: str
@@ -36,6 +30,10 @@ class LocalModel:
     modified_ns: int
     seen: Seen
     capabilities: tuple[str, ...] = field(default=())
+    messages: tuple[Message, ...] = ()
+    licenses: tuple[str, ...] = ()
+    parent: str = ""
+    foreign: bool = False
 
     @property
     def key(self) -> str:

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from serve.errors import RayllamaError
+from serve.errors import EngineError, RayllamaError
 from serve.wire.gojson import dumps
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -17,7 +17,7 @@ Header = tuple[bytes, bytes]
 Line = dict[str, Any]
 
 JSON = b"application/json; charset=utf-8"
-_BARE_JSON = b"application/json"
+BARE_JSON = b"application/json"
 _NDJSON = b"application/x-ndjson"
 _GO_BUFFER = 2048
 
@@ -63,7 +63,7 @@ class Streamed:
                 if started:
                     await _more(send, error_body(error) + b"\n")
                 else:
-                    await self._start(send, error.status, _BARE_JSON)
+                    await self._start(send, error.status, BARE_JSON)
                     await _more(send, error_body(error))
                 started = True
         if not started:
@@ -101,6 +101,31 @@ async def answer(
         return Streamed(lines)
     async with aclosing(lines):
         return json_reply(join([line async for line in lines]))
+
+
+async def progress(lines: AsyncGenerator[Line, None], *, stream: bool) -> Reply:
+    """The lines of work on models as a stream, or only the last; an error is one as well."""
+    told = _told(lines)
+    if stream:
+        return Streamed(told)
+    last: Line = {}
+    try:
+        async with aclosing(told):
+            async for line in told:
+                last = line
+    except RayllamaError as error:
+        return Whole(error.status, error_body(error), BARE_JSON)
+    return Whole(200, dumps(last), BARE_JSON)
+
+
+async def _told(lines: AsyncGenerator[Line, None]) -> AsyncGenerator[Line, None]:
+    """The lines; a disk that fails is an error that a client may read."""
+    async with aclosing(lines):
+        try:
+            async for line in lines:
+                yield line
+        except OSError as error:
+            raise EngineError(f"{error.filename or 'disk'}: {error.strerror}") from None
 
 
 async def _more(send: Send, body: bytes) -> None:

@@ -7,10 +7,13 @@ from urllib.parse import quote
 
 from serve.embedded import OLLAMA_VERSION
 from serve.embedded.chat import chat
+from serve.embedded.creating import create
 from serve.embedded.embed import embed, embeddings
 from serve.embedded.engine import Engine, Request
 from serve.embedded.generate import generate
 from serve.embedded.loaded import Loaded
+from serve.embedded.managing import copy, delete, head_blob, post_blob
+from serve.embedded.pulling import pull
 from serve.embedded.replies import Reply, Whole, json_reply
 from serve.embedded.show import ps, show, tags
 from serve.errors import EngineError
@@ -59,18 +62,37 @@ async def _state(one: Loaded) -> dict[str, str | int]:
     }
 
 
+_BLOB = "/api/blobs/"
+_BLOB_VERBS: Mapping[str, Handler] = {"POST": post_blob, "HEAD": head_blob}
 ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/": {"HEAD": root, "GET": root},
     "/api/version": {"HEAD": version, "GET": version},
     "/api/tags": {"HEAD": tags, "GET": tags},
     "/api/ps": {"GET": ps},
     "/api/show": {"POST": show},
+    "/api/pull": {"POST": pull},
+    "/api/create": {"POST": create},
+    "/api/copy": {"POST": copy},
+    "/api/delete": {"DELETE": delete},
     "/api/generate": {"POST": generate},
     "/api/chat": {"POST": chat},
     "/api/embed": {"POST": embed},
     "/api/embeddings": {"POST": embeddings},
     STATUS_PATH: {"GET": status},
 }
+
+
+def verbs_of(path: str) -> Mapping[str, Handler]:
+    """What may be asked there, by verb; nothing where there is no route."""
+    digest = path.removeprefix(_BLOB) if path.startswith(_BLOB) else ""
+    if digest and "/" not in digest:
+        return _BLOB_VERBS
+    return ROUTES.get(path, {})
+
+
+def is_upload(method: str, path: str) -> bool:
+    """Does the body come in a size that memory may not hold?"""
+    return method == "POST" and verbs_of(path) is _BLOB_VERBS
 
 
 def redirect(method: str, path: str, query: str) -> Whole | None:

@@ -8,14 +8,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import replace
 from typing import Any
 
 from serve.embedded.engine import Engine, Request
 from serve.embedded.gate import Gate, Passed
 from serve.embedded.replies import Header, Reply, Send, error_reply
-from serve.embedded.routes import ROUTES, STATUS_PATH, not_allowed, not_found, redirect
+from serve.embedded.routes import (
+    STATUS_PATH,
+    is_upload,
+    not_allowed,
+    not_found,
+    redirect,
+    verbs_of,
+)
 from serve.embedded.scheduler import Replaced
 from serve.errors import RayllamaError
 
@@ -34,6 +41,10 @@ class Server:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serves one request; nothing else than HTTP comes here."""
+        if is_upload(scope["method"], scope["path"]):
+            with contextlib.suppress(ConnectionAbortedError):
+                await self._serve(scope, b"", send, _upload(receive))
+            return
         body = await _body(receive)
         if body is None:
             return
@@ -48,14 +59,20 @@ class Server:
         if not work.cancelled():
             work.result()
 
-    async def _serve(self, scope: MutableMapping[str, Any], body: bytes, send: Send) -> None:
+    async def _serve(
+        self,
+        scope: MutableMapping[str, Any],
+        body: bytes,
+        send: Send,
+        upload: AsyncIterator[bytes] | None = None,
+    ) -> None:
         started = time.monotonic()
         method, path = scope["method"], scope["path"]
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         async with contextlib.AsyncExitStack() as ends:
-            request = Request(body, headers, ends)
+            request = Request(body, headers, ends, path, upload)
             reply = await self._reply(
                 method, path, scope["query_string"].decode("latin-1"), request
             )
@@ -67,7 +84,7 @@ class Server:
         moved = redirect(method, path, query)
         if moved is not None:
             return moved
-        verbs = ROUTES.get(path, {})
+        verbs = verbs_of(path)
         passed = self._gate.check(method, request.headers)
         allow: tuple[Header, ...] = ()
         if verbs and method not in verbs:
@@ -78,8 +95,8 @@ class Server:
         return replace(passed, headers=(*allow, *passed.headers))
 
     async def _handled(self, method: str, path: str, request: Request) -> Reply:
-        verbs = ROUTES.get(path)
-        if verbs is None:
+        verbs = verbs_of(path)
+        if not verbs:
             return not_found()
         handler = verbs.get(method)
         if handler is None:
@@ -106,6 +123,18 @@ async def _body(receive: Receive) -> bytes | None:
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+async def _upload(receive: Receive) -> AsyncGenerator[bytes, None]:
+    """The body as it comes. Raises `ConnectionAbortedError` where the client leaves before its end;
+    one who answers before that need not take it."""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionAbortedError
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
 
 
 async def _disconnected(receive: Receive) -> None:

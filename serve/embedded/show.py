@@ -61,12 +61,16 @@ async def show(engine: Engine, request: Request) -> Reply:
         info["general.basename"] = name
     parameters = _parameters(model)
     return json_reply(
-        {"modelfile": _modelfile(model, system)}
+        ({"license": "\n".join(model.licenses)} if model.licenses else {})
+        | {"modelfile": _modelfile(model, system)}
         | ({"parameters": parameters} if parameters else {})
         | {"template": model.template}
         | ({"system": system} if system else {})
         | {
             "details": _details(model),
+        }
+        | ({"messages": _messages(model)} if model.messages else {})
+        | {
             "model_info": info,
             "tensors": [
                 {"name": tensor, "type": kind, "shape": shape}
@@ -98,7 +102,7 @@ def _row(model: LocalModel) -> dict[str, Any]:
 def _details(model: LocalModel) -> dict[str, Any]:
     family = model.facts.architecture
     return {
-        "parent_model": "",
+        "parent_model": model.parent,
         "format": "gguf",
         "family": family,
         "families": [family],
@@ -111,6 +115,10 @@ def _info(facts: gguf_facts.Facts) -> dict[str, Any]:
     """The file's keys in order, without what is told elsewhere."""
     keys = {**facts.keys, "general.parameter_count": facts.parameter_count}
     return {key: keys[key] for key in sorted(keys) if key not in _UNTOLD}
+
+
+def _messages(model: LocalModel) -> list[dict[str, Any]]:
+    return [message.model_dump(exclude_unset=True) for message in model.messages]
 
 
 def _parameters(model: LocalModel) -> str:
@@ -146,6 +154,8 @@ def _modelfile(model: LocalModel, system: str) -> str:
     if system:
         lines.append(f"SYSTEM {_argument(system)}")
     lines += [f"PARAMETER {key} {value}" for key, value in _values(model)]
+    lines += [f"LICENSE {_argument(text)}" for text in model.licenses]
+    lines += [f"MESSAGE {one.role} {_argument(one.content)}" for one in model.messages]
     return "\n".join(lines) + "\n"
 
 

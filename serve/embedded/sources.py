@@ -16,6 +16,7 @@ from serve.embedded import gguf_facts
 from serve.embedded.store import Mark, Store, mark_of
 from serve.errors import ConfigError, RayllamaError
 from serve.settings import GgufModel
+from serve.wire.messages import Message
 from serve.wire.names import canonical
 from serve.wire.options import Options
 
@@ -41,7 +42,8 @@ class Seen:
 class Source:
     """Where a model comes from: `locate` finds (or makes) the file with its weights.
 
-    `template_file` is read whenever the model is made ready, and wins over `template`.
+    `template_file` is read whenever the model is made ready, and wins over `template`. A model of
+    the store has a `manifest`; `foreign` is its template in Go's language, if it has no other.
     """
 
     locate: Callable[[], Awaitable[Path]]
@@ -49,10 +51,16 @@ class Source:
     template_file: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     system: str = ""
+    manifest: Path | None = None
+    messages: tuple[Message, ...] = ()
+    licenses: tuple[str, ...] = ()
+    parent: str = ""
+    foreign: str = ""
+    size: int = 0
 
     def files(self, weights: Path) -> list[Path]:
         """What the model is read from."""
-        return [weights, self.template_file] if self.template_file else [weights]
+        return [weights, *filter(None, (self.template_file, self.manifest))]
 
     def own_template(self) -> str:
         """The template that replaces the one in the weights' file, or "".

@@ -1,4 +1,4 @@
-"""What the engine keeps on disk: converted models, and the sha256 of weights it has hashed before.
+"""What the engine keeps on disk: models, and the sha256 of weights it has hashed before.
 
 One folder, shared by all engines of a user: writers take the lock and rename complete files into
 place, so a reader never sees half a file and needs no lock.
@@ -57,7 +57,7 @@ class Store:
         if not path.exists():
             with self.locked():
                 if not path.exists():
-                    with self._replacing(path) as unfinished:
+                    with self.replacing(path) as unfinished:
                         make(unfinished)
         return path
 
@@ -78,6 +78,11 @@ class Store:
                 self._remember(key, [*mark, digest])
         return digest
 
+    def remember(self, path: Path, digest: str) -> None:
+        """Spares the next who asks for the hex digest of this file the reading."""
+        with contextlib.suppress(OSError):
+            self._remember(str(path.resolve()), [*mark_of(path), digest])
+
     def _hashes(self) -> dict[str, list[int | str]]:
         try:
             known = json.loads((self.root / "sha256.json").read_text())
@@ -88,11 +93,11 @@ class Store:
     def _remember(self, key: str, entry: list[int | str]) -> None:
         with self.locked():
             hashes = {k: v for k, v in self._hashes().items() if Path(k).exists()} | {key: entry}
-            with self._replacing(self.root / "sha256.json") as unfinished:
+            with self.replacing(self.root / "sha256.json") as unfinished:
                 unfinished.write_text(json.dumps(hashes, indent=1, sort_keys=True))
 
     @contextlib.contextmanager
-    def _replacing(self, path: Path) -> Generator[Path, None, None]:
+    def replacing(self, path: Path) -> Generator[Path, None, None]:
         """A file to write, which takes `path`'s place when all is written, and vanishes if not."""
         handle, name = tempfile.mkstemp(dir=self.root, prefix=".unfinished-", suffix=path.suffix)
         os.close(handle)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve.embedded.models import CHATML
+from serve.embedded.templates import CHATML
 from tests.embedded.engines import EngineProcess, running
 from tests.embedded.weights import smollm2
 

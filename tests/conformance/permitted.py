@@ -167,7 +167,7 @@ class Skip:
 
 SKIPS = (
     Skip(
-        "the embedded engine's models are files; it has no routes that change them",
+        "what changes models is not replayed yet: see test_managing and test_pulling",
         paths=("/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push", "/api/blobs/*"),
     ),
     Skip("accounts and the cloud are Ollama's own", paths=("/api/me", "/api/status")),

@@ -1,0 +1,109 @@
+"""A fake registry of models: real manifests and real GGUF bytes over HTTP, and faults on request.
+
+As Ollama's, it sends whoever asks for a blob to another host name.
+"""
+
+import contextlib
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.embedded.weights import smollm2
+
+_MODEL = "/v2/library/smollm2"
+
+
+class FakeRegistry(ThreadingHTTPServer):
+    """`library/smollm2:135m`. `cut_after` bytes of a blob, it hangs up; once. `garbled`: blobs are
+    of other bytes than their digest says. `ranges` are those that were asked for."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.cut_after = 0
+        self.garbled = False
+        self.ranges: list[str] = []
+        self.blobs: dict[str, bytes] = {}
+        config = b'{"model_format":"gguf","model_family":"llama"}'
+        stop = b'{"stop":["<|im_start|>","<|im_end|>"]}'
+        kinds = (("model", smollm2().read_bytes()), ("params", stop))
+        layers = [self._layer(f"application/vnd.ollama.image.{kind}", data) for kind, data in kinds]
+        docker = "application/vnd.docker.container.image.v1+json"
+        manifest = {"schemaVersion": 2, "config": self._layer(docker, config), "layers": layers}
+        self.manifest = json.dumps(manifest).encode()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def name(self) -> str:
+        return f"http://{self.host}/library/smollm2:135m"
+
+    def _layer(self, kind: str, data: bytes) -> dict[str, object]:
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self.blobs[digest] = data
+        return {"mediaType": kind, "digest": digest, "size": len(data)}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FakeRegistry
+
+    def handle_one_request(self) -> None:
+        if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":  # the start of TLS
+            self.close_connection = True
+            return
+        super().handle_one_request()
+
+    def do_GET(self) -> None:
+        digest = self.path.rpartition("/")[2]
+        if self.path == f"{_MODEL}/manifests/135m":
+            self._send(200, self.server.manifest)
+        elif digest not in self.server.blobs:
+            self._send(404, b"{}")
+        elif self.headers["Host"].startswith("127.0.0.1"):
+            url = f"http://localhost:{self.server.server_address[1]}{self.path}"
+            self._send(307, b"", Location=url)
+        else:
+            self._blob(self.server.blobs[digest])
+
+    def _blob(self, data: bytes) -> None:
+        asked = self.headers.get("Range", "bytes=0-")
+        self.server.ranges.append(asked)
+        data = data[int(asked.removeprefix("bytes=").rstrip("-")) :]
+        if self.server.garbled:
+            data = bytes(len(data))
+        self._send(206, data)
+
+    def _send(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        cut = self.server.cut_after
+        if 0 < cut < len(body):
+            self.server.cut_after, self.close_connection = 0, True
+            body = body[:cut]
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serving() -> Generator[FakeRegistry, None, None]:
+    registry = FakeRegistry()
+    thread = threading.Thread(target=registry.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield registry
+    finally:
+        registry.shutdown()
+        registry.server_close()
+        thread.join()
