@@ -1,6 +1,6 @@
 """What ingresses, replicas and shards say to each other over a socket.
 
-A frame is four bytes of length, big-endian, and one message in msgpack. A connection begins with
+Messages travel in frames (`serve.wire.framing`). A connection begins with
 `Hello`, which the shard answers with `Welcome` or by closing. Then either side may send frames at
 any time; an answer carries the `id` of what it answers, and answers may come in any order. What the
 shard sends of its own accord has the id 0.
@@ -12,7 +12,6 @@ Whatever is malformed, too long or out of turn ends the connection and nothing e
 cheap, and its other end comes back.
 """
 
-import struct
 from typing import Annotated
 
 import msgspec
@@ -21,15 +20,16 @@ from msgspec import Meta, Struct
 from serve.cache.flights import Ending
 from serve.cache.moved import Export, Exported, Restore, Restored
 from serve.ports import CatalogueView, Report
+from serve.wire.framing import MALFORMED as MALFORMED
+from serve.wire.framing import Frames as Frames
+from serve.wire.framing import frame as frame
+from serve.wire.framing import write as write
 
 VERSION = 1
 MAX_FRAME_BYTES = 80 << 20
 """Above any entry (`entry.MAX_UNPACKED_BYTES`) or catalogue; it bounds a broken peer's claim."""
 MAX_HELLO_BYTES = 1 << 10
 """Before a peer has said the secret, it can't make us hold more than this."""
-
-MALFORMED = (ValueError, RecursionError)  # msgspec's own errors are ValueErrors
-"""What reading a peer's bytes may raise; there is no other kind of fault in them."""
 
 Id = Annotated[int, Meta(ge=1, le=1 << 62)]
 Key = Annotated[bytes, Meta(min_length=16, max_length=32)]
@@ -327,53 +327,5 @@ News = Found | Pieces | Closed
 Answer = Welcome | Viewed | Renewed | Stats | Purged | Confirmed | Exported | Restored | News
 """What a shard may say."""
 
-_encoder = msgspec.msgpack.Encoder()
-_length = struct.Struct(">I")
-
 decode_question = msgspec.msgpack.Decoder(Question).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
-
-
-def write(message: Question | Answer, out: bytearray) -> None:
-    """Append a message to `out` as a frame."""
-    start = len(out)
-    out += b"\0\0\0\0"
-    _encoder.encode_into(message, out, -1)
-    _length.pack_into(out, start, len(out) - start - 4)
-
-
-def frame(message: Question | Answer) -> bytes:
-    """A message as a frame."""
-    out = bytearray()
-    write(message, out)
-    return bytes(out)
-
-
-class Frames:
-    """Bytes as they come in, frames as they come out. Raises `ValueError` for one too long."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self._rest = bytearray()
-
-    def feed(self, data: bytes) -> list[bytes | bytearray]:
-        """The frames that these bytes complete, without their lengths."""
-        whole: bytes | bytearray = data
-        if self._rest:
-            self._rest += data
-            whole = self._rest
-        frames: list[bytes | bytearray] = []
-        at, end = 0, len(whole)
-        while end - at >= 4:
-            (size,) = _length.unpack_from(whole, at)
-            if size > self.max_bytes:
-                raise ValueError("a frame that is longer than any may be")
-            if end - at - 4 < size:
-                break
-            frames.append(whole[at + 4 : at + 4 + size])
-            at += 4 + size
-        if whole is data:
-            self._rest = bytearray(data[at:])
-        else:
-            del self._rest[:at]
-        return frames
