@@ -35,7 +35,7 @@ _READ = ("GET", "HEAD")
 class _Model(StringConvertor):
     """A model's name, which may have slashes, but not at its ends."""
 
-    regex = "[^/](?:.*[^/])?"
+    regex = "[^/](?:(?s:.*)[^/])?"
 
 
 register_url_convertor("model", _Model())
