@@ -238,6 +238,11 @@ class CacheSettings(Section):
     max_entry_bytes: Size = 1 << 20
     """A larger answer is not stored."""
 
+    min_gpu_ms_per_kib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """An answer that took the engine less than so many milliseconds for each KiB that it would
+    take up is not stored; one whose engine tells no time (`/api/embeddings`) took none. 0: all
+    are."""
+
     tenant_share: Annotated[float, Field(gt=0, le=1)] = 1
     """The part of `max_bytes` that one tenant may hold; beyond it, its own least recently used
     answers leave."""

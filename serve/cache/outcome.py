@@ -26,6 +26,7 @@ Dropped = (
     Literal[
         "digest",  # made from another content than the catalogue's, or no longer vouched for
         "too-large",  # over `cache.max_entry_bytes` packed
+        "not-worth-it",  # under `cache.min_gpu_ms_per_kib`: quicker made again than worth its room
         "purged",  # asked before a purge
         "paused",  # asked before the cache was paused
         "midnight",  # asked on another day than answered, and the prompt may hold the date

@@ -40,7 +40,7 @@ from serve.cache.near import Near, NearReply
 from serve.cache.outcome import Dropped, Hit, Miss, Question
 from serve.cache.recognise import raw_key
 from serve.cache.shards import Shards
-from serve.cache.worth import worth_of
+from serve.cache.worth import is_worth_it, worth_of
 from serve.errors import BadRequest, ConfigError
 from serve.ports import CatalogueView, Clock, Tail
 from serve.settings import CacheSettings, Policy
@@ -350,6 +350,9 @@ class AnswerCache:
             return "too-large"
         if len(packed) > self._settings.max_entry_bytes:
             return "too-large"
+        least = self._settings.min_gpu_ms_per_kib
+        if least and not is_worth_it(worth_of(entry).gpu_ns, len(packed), least):
+            return "not-worth-it"
         ttl_s = min(self._settings.kept_s, self._days.left_s(question))
         if not self.shards.put(put_of(question, packed, ttl_s)):
             self.dropped["unsent"] += 1

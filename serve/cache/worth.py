@@ -25,6 +25,8 @@ NOTHING = Worth(0, 0)
 _Tokens = Annotated[int, Meta(ge=0, le=1 << 32)]
 _Nanoseconds = Annotated[int, Meta(ge=0, le=1 << 45)]  # ten hours: more is no answer's time
 
+_NS_PER_MS, _KIB = 1e6, 1024
+
 
 class _End(Struct):
     """What a native answer's last line, or one body, says of its making."""
@@ -69,3 +71,11 @@ def of_vectors(made: Iterable[Vector]) -> Worth:
         tokens += vector.tokens
         gpu_ns += vector.total_duration // vector.inputs
     return Worth(tokens, gpu_ns)
+
+
+def is_worth_it(gpu_ns: int, packed_bytes: int, min_gpu_ms_per_kib: float) -> bool:
+    """Does an answer save enough for the room that it takes up?
+
+    Never less so for having taken longer, never more so for being larger.
+    """
+    return gpu_ns * _KIB >= min_gpu_ms_per_kib * _NS_PER_MS * packed_bytes

@@ -237,6 +237,17 @@ async def test_an_answer_that_is_too_large_is_dropped() -> None:
         assert cached.answers.dropped == {"too-large": 1}
 
 
+async def test_an_answer_that_is_quickly_made_again_is_kept_nowhere() -> None:
+    """The engine took 120 ms for these lines, and they weigh less than a KiB."""
+    for least, is_kept in ((100.0, True), (100_000.0, False)):
+        settings = SETTINGS.model_copy(update={"min_gpu_ms_per_kib": least})
+        async with caching(settings) as (cached, _):
+            filled = cached.fill(await cached.lookup())
+            assert (filled is not None) == is_kept
+            assert isinstance(await cached.lookup(), Hit) == is_kept
+            assert cached.answers.dropped == ({} if is_kept else {"not-worth-it": 1})
+
+
 async def test_an_answer_beyond_all_bounds_is_dropped(
     cached: Cached, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,17 @@
 """What an answer is worth, by the engine's own words."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve.cache.entry import VECTOR_TYPE, Worth
 from serve.cache.vectors import pack, split
-from serve.cache.worth import NOTHING, of_vectors, told, worth_of
+from serve.cache.worth import NOTHING, is_worth_it, of_vectors, told, worth_of
 from tests.cache.world import CHATTED, EMBEDDED, GENERATED, entry
+
+NANOSECONDS = st.integers(0, 1 << 45)
+BYTES = st.integers(1, 1 << 30)
+LEAST = st.floats(0, 1e9)
 
 
 def test_a_generation_counts_by_its_two_phases_and_an_embedding_as_a_whole() -> None:
@@ -28,3 +34,21 @@ def test_a_vector_is_worth_its_share_of_the_call() -> None:
     assert made is not None
     assert of_vectors(made) == Worth(6, 100)
     assert worth_of(entry((pack(made[0]),), content_type=VECTOR_TYPE)) == Worth(3, 50)
+
+
+@given(NANOSECONDS, NANOSECONDS, BYTES, BYTES, LEAST)
+def test_longer_made_or_smaller_is_never_worth_less(
+    ns: int, more_ns: int, size: int, more_size: int, least: float
+) -> None:
+    if is_worth_it(ns, size + more_size, least):
+        assert is_worth_it(ns + more_ns, size, least)
+
+
+@given(NANOSECONDS, BYTES)
+def test_everything_is_worth_nothing_at_least(ns: int, size: int) -> None:
+    assert is_worth_it(ns, size, 0)
+
+
+def test_the_least_worth_is_in_milliseconds_a_kibibyte() -> None:
+    assert is_worth_it(6_000_000, 2048, 3)
+    assert not is_worth_it(5_999_999, 2048, 3)
