@@ -243,6 +243,11 @@ class CacheSettings(Section):
     take up is not stored; one whose engine tells no time (`/api/embeddings`) took none. 0: all
     are."""
 
+    full_ttl_gpu_ms_per_kib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """An answer that took the engine less than so many milliseconds for each KiB leaves the shared
+    store earlier, in proportion: half as many, after half the time. Not before a minute. 0: all
+    stay as long."""
+
     tenant_share: Annotated[float, Field(gt=0, le=1)] = 1
     """The part of `max_bytes` that one tenant may hold; beyond it, its own least recently used
     answers leave."""

@@ -40,7 +40,7 @@ from serve.cache.near import Near, NearReply
 from serve.cache.outcome import Dropped, Hit, Miss, Question
 from serve.cache.recognise import raw_key
 from serve.cache.shards import Shards
-from serve.cache.worth import is_worth_it, worth_of
+from serve.cache.worth import is_worth_it, kept_s, worth_of
 from serve.errors import BadRequest, ConfigError
 from serve.ports import CatalogueView, Clock, Tail
 from serve.settings import CacheSettings, Policy
@@ -350,10 +350,13 @@ class AnswerCache:
             return "too-large"
         if len(packed) > self._settings.max_entry_bytes:
             return "too-large"
-        least = self._settings.min_gpu_ms_per_kib
-        if least and not is_worth_it(worth_of(entry).gpu_ns, len(packed), least):
-            return "not-worth-it"
-        ttl_s = min(self._settings.kept_s, self._days.left_s(question))
+        longest_s, settings = self._settings.kept_s, self._settings
+        if settings.min_gpu_ms_per_kib or settings.full_ttl_gpu_ms_per_kib:
+            gpu_ns, size = worth_of(entry).gpu_ns, len(packed)
+            if not is_worth_it(gpu_ns, size, settings.min_gpu_ms_per_kib):
+                return "not-worth-it"
+            longest_s = kept_s(gpu_ns, size, settings.full_ttl_gpu_ms_per_kib, longest_s)
+        ttl_s = min(longest_s, self._days.left_s(question))
         if not self.shards.put(put_of(question, packed, ttl_s)):
             self.dropped["unsent"] += 1
         return None

@@ -26,6 +26,7 @@ _Tokens = Annotated[int, Meta(ge=0, le=1 << 32)]
 _Nanoseconds = Annotated[int, Meta(ge=0, le=1 << 45)]  # ten hours: more is no answer's time
 
 _NS_PER_MS, _KIB = 1e6, 1024
+_LEAST_KEPT_S = 60.0
 
 
 class _End(Struct):
@@ -79,3 +80,15 @@ def is_worth_it(gpu_ns: int, packed_bytes: int, min_gpu_ms_per_kib: float) -> bo
     Never less so for having taken longer, never more so for being larger.
     """
     return gpu_ns * _KIB >= min_gpu_ms_per_kib * _NS_PER_MS * packed_bytes
+
+
+def kept_s(gpu_ns: int, packed_bytes: int, full_gpu_ms_per_kib: float, longest_s: float) -> float:
+    """How long an answer stays in the shared store: less than the longest if it saves little.
+
+    It only makes room earlier, as eviction does. How long an answer may be given is another matter,
+    and the same for all: a near cache, which has its own bound, may give it for all of that time.
+    """
+    full = full_gpu_ms_per_kib * _NS_PER_MS * packed_bytes
+    if gpu_ns * _KIB >= full:
+        return longest_s
+    return min(longest_s, max(_LEAST_KEPT_S, longest_s * (gpu_ns * _KIB / full)))

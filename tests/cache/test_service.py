@@ -1,4 +1,4 @@
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 
 from serve.cache.client import Address
 from serve.cache.outcome import Question
+from serve.cache.protocol import Put
 from serve.cache.service import AnswerCache, Hit, Miss
 from serve.cache.shard import ShardServer
 from serve.ports import Tail
@@ -235,6 +236,26 @@ async def test_an_answer_that_is_too_large_is_dropped() -> None:
     async with caching(settings) as (cached, _):
         assert cached.fill(await cached.lookup()) is None
         assert cached.answers.dropped == {"too-large": 1}
+
+
+async def test_an_answer_that_is_quickly_made_again_leaves_the_shard_earlier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By what the shard is told; it keeps to that (`test_store`)."""
+    told: list[float] = []
+    for full in (0.0, 100.0, 100_000.0):
+        settings = SETTINGS.model_copy(update={"ttl_s": 3600, "full_ttl_gpu_ms_per_kib": full})
+        async with caching(settings) as (cached, _):
+            put = cached.answers.shards.put
+
+            def listening(one: Put, put: Callable[[Put], bool] = put) -> bool:
+                told.append(one.ttl_s)
+                return put(one)
+
+            monkeypatch.setattr(cached.answers.shards, "put", listening)
+            assert cached.fill(await cached.lookup()) is not None
+    assert told[:2] == [3600, 3600]
+    assert 60 <= told[2] < 3600
 
 
 async def test_an_answer_that_is_quickly_made_again_is_kept_nowhere() -> None:

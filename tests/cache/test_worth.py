@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from serve.cache.entry import VECTOR_TYPE, Worth
 from serve.cache.vectors import pack, split
-from serve.cache.worth import NOTHING, is_worth_it, of_vectors, told, worth_of
+from serve.cache.worth import NOTHING, is_worth_it, kept_s, of_vectors, told, worth_of
 from tests.cache.world import CHATTED, EMBEDDED, GENERATED, entry
 
 NANOSECONDS = st.integers(0, 1 << 45)
@@ -52,3 +52,18 @@ def test_everything_is_worth_nothing_at_least(ns: int, size: int) -> None:
 def test_the_least_worth_is_in_milliseconds_a_kibibyte() -> None:
     assert is_worth_it(6_000_000, 2048, 3)
     assert not is_worth_it(5_999_999, 2048, 3)
+
+
+@given(NANOSECONDS, NANOSECONDS, BYTES, BYTES, LEAST, st.floats(0, 1e9))
+def test_longer_made_or_smaller_never_leaves_earlier(
+    ns: int, more_ns: int, size: int, more_size: int, full: float, longest_s: float
+) -> None:
+    less = kept_s(ns, size + more_size, full, longest_s)
+    assert 0 <= less <= kept_s(ns + more_ns, size, full, longest_s) <= longest_s
+    assert kept_s(ns, size, 0, longest_s) == longest_s
+
+
+def test_half_the_worth_stays_half_the_time_but_a_minute_at_least() -> None:
+    assert kept_s(5_000_000, 1024, 10, 3600) == 1800
+    assert kept_s(0, 1024, 10, 3600) == 60
+    assert kept_s(0, 1024, 10, 5) == 5
