@@ -140,7 +140,7 @@ def _words(error: BaseException, url: httpx.URL) -> str:
             return f"dial tcp: lookup {url.host}: no such host"
         if isinstance(cause, ConnectionRefusedError):
             return f"dial tcp {address}: connect: connection refused"
-        if isinstance(cause, ssl.SSLEOFError | ConnectionResetError):
+        if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError):
             return "EOF"
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx.TimeoutException):

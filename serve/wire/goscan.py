@@ -23,8 +23,9 @@ MAX_TOKENS = 200_000
 """Values and keys that are looked at, about half a second's work."""
 
 _SPACE = re.compile(rb"[ \t\r\n]*")
+# Not `(…)*+`: before 3.11.4 a possessive group that fails in the middle keeps what it has read.
 _STRING_START = re.compile(
-    rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*+'
+    rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4})[^"\\\x00-\x1f]*+)*'
 )
 _NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _HEX = re.compile(rb"[0-9A-Fa-f]*")
