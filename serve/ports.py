@@ -5,7 +5,7 @@ the shards' sockets. The protocols are what a caller may rely on; tests stand re
 them, or ones that inject faults.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -16,6 +16,9 @@ class Call(Struct, frozen=True):
 
     `model` is the canonical name (`serve.wire.names`), or "" where the route has none.
     `deadline_s` is what is left of the request's own time, or None.
+    `replica` is the `Member.name` of the only replica that may get it, or "" for any.
+    `tenant`, `num_ctx` (tokens of context asked for, 0: the model's own or the pool's) and
+    `affinity` (of one conversation, or "") are for those who place it (`serve.fleet`).
     """
 
     method: str
@@ -24,13 +27,37 @@ class Call(Struct, frozen=True):
     request_id: str
     model: str = ""
     deadline_s: float | None = None
+    replica: str = ""
+    tenant: str = ""
+    num_ctx: int = 0
+    affinity: str = ""
+
+
+class Member(Struct, frozen=True):
+    """One inference replica that runs.
+
+    `store` is the same for all members that have one model store in common: what is pulled,
+    created or deleted by one of them is so for all of them.
+    """
+
+    name: str
+    pool: str
+    store: str
 
 
 class Head(Struct, frozen=True):
-    """The first frame of an answer: the engine's status and content type."""
+    """The first frame of an answer: the engine's status and content type.
+
+    `is_unreached`: this is no engine's word, but that of a replica whose engine gave none; another
+    replica may be asked the same. `state` (of the model: loaded, loading, cold; "" if nobody knows)
+    and `position` (in the line when it asked, 0 if it didn't wait) are told by who placed the call.
+    """
 
     status: int
     content_type: str
+    is_unreached: bool = False
+    state: str = ""
+    position: int = 0
 
 
 class Tail(Struct, frozen=True):
@@ -66,6 +93,18 @@ class Inference(Protocol):
         own last line `{"error": …}` is passed on as it is. Neither is followed by a `Tail`.
         Closing the generator stops the engine's work.
         Raises `EngineDied` only if the replica itself is lost.
+        """
+        ...
+
+
+class Fleet(Inference, Protocol):
+    """All replicas of all pools, each of which can be called by name."""
+
+    def members(self) -> Sequence[Member]:
+        """Those that run now, in the order of their names; none while all pools are at zero.
+
+        A call with such a `replica` goes there and nowhere else. Raises `EngineNotReady` from
+        `stream` if it has gone.
         """
         ...
 
