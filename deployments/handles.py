@@ -4,7 +4,7 @@ Foreign errors end here and become those of `serve.errors`.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -27,20 +27,61 @@ from ray.util import get_node_ip_address, list_named_actors
 from serve.cache.client import Address
 from serve.cache.reporter import Reporter
 from serve.errors import CacheUnavailable, EngineDied, EngineNotReady, Overloaded
-from serve.ports import Call, Frame, Report
-from serve.settings import CacheSettings
+from serve.fleet import roster
+from serve.ports import Call, Frame, Member, Report
+from serve.settings import CacheSettings, InferenceSettings
 
 SHARD_NAME = "cache-{}"
+SCHEDULER_NAME = "scheduler-{}"
 ADMIN_NAME = "admin"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ACTOR_PREFIX = "SERVE_DEPLOYMENT_ACTOR::"
 
 
-class InferenceHandle:
-    """`ports.Inference` over a Serve handle."""
+class PoolHandle:
+    """`serve.fleet.pooled.Deliver` over a Serve handle, whose router is `LeaseRouter`.
 
-    def __init__(self, handle: DeploymentHandle) -> None:
-        self._stream = handle.options(stream=True).packed
+    `shape`: of the pool, for what its replicas have in common.
+    """
+
+    def __init__(self, handle: DeploymentHandle, pool: str, shape: InferenceSettings) -> None:
+        self._handle = handle.options(stream=True)
+        self._named: dict[str, Any] = {"": self._handle.packed}
+        self._pool = pool
+        self._shape = shape
+
+    @property
+    def deployment(self) -> str:
+        """The name of the pool's deployment."""
+        return str(self._handle.deployment_name)
+
+    def open(self) -> None:
+        """Begin to learn which replicas run; else that begins with the first call."""
+        if not self._handle.is_initialized:
+            self._handle._init()  # noqa: SLF001  (as Serve's own documentation does)
+
+    def members(self) -> Sequence[Member]:
+        """The replicas that run. Those of one node share a store; attached ones share nothing."""
+        listing = roster.listing(self.deployment)
+        where = f"{self._shape.engine} {self._shape.models_dir}"
+        is_shared = self._shape.engine != "attach"
+        return [
+            Member(name, self._pool, f"{node} {where}" if is_shared else name)
+            for name, node in listing.items()
+        ]
+
+    def _method(self, replica: str) -> Any:
+        """The method's handle for that replica. Raises `EngineNotReady` if it is not there."""
+        running = roster.listing(self.deployment)
+        if replica and replica not in running:
+            self._named.pop(replica, None)
+            raise EngineNotReady("that replica is gone")
+        if replica not in self._named:
+            self._named = {name: each for name, each in self._named.items() if name in running} | {
+                "": self._named[""],
+                replica: self._handle.options(multiplexed_model_id=replica).packed,
+            }
+        return self._named[replica]
 
     async def stream(self, call: Call) -> AsyncGenerator[Frame, None]:
         """The replica's frames. Closing the generator cancels the call on the replica.
@@ -48,7 +89,7 @@ class InferenceHandle:
         Raises `EngineDied` if the replica is lost, `EngineNotReady` if there is none to ask and
         `Overloaded` if Serve refuses to queue the call.
         """
-        response = self._stream.remote(call)
+        response = self._method(call.replica).remote(call)
         try:
             async for frames in response:
                 for frame in frames:
@@ -61,6 +102,54 @@ class InferenceHandle:
             raise EngineDied from error
         finally:
             response.cancel()
+
+
+def who_am_i() -> tuple[str, int]:
+    """This replica's name (`ports.Member`), and its rank among those of its deployment."""
+    context = get_replica_context()
+    return str(context.replica_id.unique_id), int(context.rank.rank)
+
+
+async def scheduler_address(pool: str) -> Address:
+    """Where this deployment's scheduler of a pool listens, and its secret.
+
+    Raises `EngineNotReady` while the actor is missing or being recreated.
+    """
+    try:
+        return await _ask(get_deployment_actor(SCHEDULER_NAME.format(pool)))
+    except (ValueError, RayError) as error:
+        raise EngineNotReady("the scheduler is not there") from error
+
+
+def schedulers(app: str, pool: str) -> list[Any]:
+    """The schedulers' actors of a pool, for other processes: two during a rollout. Blocks."""
+    found = []
+    for entry in _named_actors(app, SCHEDULER_NAME.format(pool)):
+        with suppress(ValueError, RayError):  # it has gone meanwhile
+            found.append(ray.get_actor(entry["name"], entry["namespace"]))
+    return found
+
+
+async def scheduler_names(pool: str) -> list[str]:
+    """The full names of a pool's schedulers, for a replica of another deployment."""
+    app = get_replica_context().app_name
+    named = await asyncio.to_thread(_named_actors, app, SCHEDULER_NAME.format(pool))
+    return [entry["name"] for entry in named]
+
+
+async def address_of(name: str) -> Address:
+    """Where a deployment actor of that full name listens. Raises what Ray raises."""
+    return await _ask(ray.get_actor(name, SERVE_NAMESPACE))
+
+
+def _named_actors(app: str, name: str) -> list[dict[str, str]]:
+    """Serve names a deployment actor by application, deployment, code version and name."""
+    ours, last = f"{_ACTOR_PREFIX}{app}::", f"::{name}"
+    return [
+        entry
+        for entry in list_named_actors(all_namespaces=True)
+        if entry["name"].startswith(ours) and entry["name"].endswith(last)
+    ]
 
 
 async def shard_address(index: int) -> Address:
@@ -92,17 +181,13 @@ async def sibling_shard_address(index: int) -> Address:
 async def every_shard_address(index: int) -> list[Address]:
     """The same for another deployment of this application, which Serve's own look-up leaves out.
 
-    Serve names a deployment actor by application, deployment, code version and name: during a
-    rollout there are two, and both are told.
+    During a rollout there are two, and both are told.
     """
-    ours = f"{_ACTOR_PREFIX}{get_replica_context().app_name}::"
-    last = "::" + SHARD_NAME.format(index)
-    named = await asyncio.to_thread(list_named_actors, all_namespaces=True)
+    app = get_replica_context().app_name
     found: list[Address] = []
-    for entry in named:
-        if entry["name"].startswith(ours) and entry["name"].endswith(last):
-            with suppress(ValueError, RayError):  # it has gone meanwhile
-                found.append(await _ask(ray.get_actor(entry["name"], entry["namespace"])))
+    for entry in await asyncio.to_thread(_named_actors, app, SHARD_NAME.format(index)):
+        with suppress(ValueError, RayError):  # it has gone meanwhile
+            found.append(await _ask(ray.get_actor(entry["name"], entry["namespace"])))
     if not found:
         raise CacheUnavailable(f"cache shard {index} is not there")
     return found

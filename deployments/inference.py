@@ -10,38 +10,54 @@ Dies:         a dead engine is restarted in place; too many deaths fail the heal
               Killed, its engine is ended by the keeper; its raylet killed, it ends itself.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing, nullcontext
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
 from time import time
 from typing import Any, Self
 
-from serve.errors import DeadlineExceeded, EngineNotReady, RayllamaError
-from serve.ollama.catalogue import Read
+from deployments.standing import SILENCE_S, Names, Resolve, Standings
+from serve.errors import EngineNotReady
+from serve.fleet.pools import Pools
+from serve.fleet.replica import Standing
+from serve.ollama.answers import Answers
 from serve.ollama.dated import utc_offset_s
-from serve.ollama.ending import Ending
 from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
 from serve.ollama.reporter import CatalogueReporter, Connect
 from serve.ollama.supervisor import Supervisor
-from serve.ports import Call, Failed, Frame, Head, Report, Tail
+from serve.ports import Call, Frame, Report
 from serve.settings import Settings, parse
-from serve.wire.errors import native_body
 
 _JSON = "application/json; charset=utf-8"
 _DIGEST_S = 2.0
-_COMPUTED = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings"})
+_OLLAMAS_CHOICE = 3
+"""Models that an Ollama holds at once for each GPU if it isn't told (OLLAMA_MAX_LOADED_MODELS)."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A replica's place: its pool, its own name and rank there, and how it finds its schedulers.
+
+    `tell`: what lists their names, and what finds one of them; None if nobody is to be told.
+    """
+
+    pool: str = ""
+    who: Callable[[], tuple[str, int]] = lambda: ("", 0)
+    tell: tuple[Names, Resolve] | None = None
 
 
 class Inference:
     """`serve.ports.Inference` on one engine. A plain class: Ray's options are put on it outside."""
 
+    _standings: Standings | None = None
     _supervisor: Supervisor | None = None  # also when `__init__` never ran, or failed
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it; others call `launch`
         self,
         settings: Settings | dict[str, Any],
         connect: Connect | None = None,
+        seat: Seat = Seat(),
         *,
         watch_parent: bool = True,
     ) -> None:
@@ -50,9 +66,18 @@ class Inference:
         `connect` finds who wants catalogue reports. `watch_parent`: end when the parent process
         does, as a Ray worker must. Raises `EngineNotReady` or `ConfigError`.
         """
-        self._settings = settings if isinstance(settings, Settings) else parse(settings)
-        inference = self._settings.inference
+        settings = settings if isinstance(settings, Settings) else parse(settings)
+        self._pools = Pools(settings)
+        self._pool = seat.pool
+        self._name, rank = seat.who()
+        inference = settings.shapes[seat.pool]
+        if inference.engine == "attach":
+            inference = inference.model_copy(
+                update={"url": inference.attached[rank % len(inference.attached)]}
+            )
+        self._settings = settings.model_copy(update={"inference": inference})
         self._gate = Gate(inference.slots, inference.max_queue)
+        self._answers = Answers(self._up, self._gate, self._name, self._poke_standings)
         self._reporter = connect and CatalogueReporter(
             self.report, connect, self._settings.cache.catalogue_poll_s
         )
@@ -64,6 +89,14 @@ class Inference:
         self._supervisor = supervisor
         if self._reporter is not None:
             self._reporter.start()
+        self._standings = seat.tell and Standings(
+            self.standing,
+            *seat.tell,
+            period_s=self._settings.cache.catalogue_poll_s,
+            silence_s=SILENCE_S,
+        )
+        if self._standings is not None:
+            self._standings.start()
 
     @classmethod
     async def launch(
@@ -75,26 +108,10 @@ class Inference:
         return replica
 
     async def stream(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """See `serve.ports.Inference`. The deadline counts until the first frame."""
-        has_begun = False
-        try:
-            async with aclosing(self._answer(call)) as frames:
-                try:
-                    async with asyncio.timeout(call.deadline_s):
-                        first = await anext(frames)
-                except TimeoutError:
-                    text = f"no answer within the deadline of {call.deadline_s:g} seconds"
-                    raise DeadlineExceeded(text) from None
-                has_begun = True
-                yield first
-                async for frame in frames:
-                    yield frame
-        except RayllamaError as error:
-            if has_begun:
-                yield Failed(str(error))
-            else:
-                yield Head(error.status, _JSON)
-                yield native_body(error)
+        """See `serve.ports.Inference`."""
+        async with aclosing(self._answers.stream(call)) as frames:
+            async for frame in frames:
+                yield frame
 
     async def packed(self, call: Call) -> AsyncGenerator[tuple[Frame, ...], None]:
         """`stream` as it crosses a handle: an answer's head travels with its first bytes.
@@ -118,8 +135,24 @@ class Inference:
             supervisor.replica_id,
             supervisor.engine_version,
             supervisor.fingerprint,
-            models,
+            {name: each for name, each in models.items() if self._pools.of(name) == self._pool},
             utc_offset_s(self._settings.inference, time()),
+        )
+
+    async def standing(self) -> Standing:
+        """How it stands, for the scheduler. Raises `EngineError` while it has no engine."""
+        supervisor, inference = self._up(), self._settings.inference
+        models = await supervisor.catalogue.fresh()
+        contexts = supervisor.contexts
+        return Standing(
+            self._name or supervisor.replica_id,
+            inference.slots,
+            inference.max_loaded_models or _OLLAMAS_CHOICE,
+            await supervisor.loaded(),
+            {name: contexts[name].longest if name in contexts else 0 for name in models},
+            self._gate.at_work + self._gate.waiting,
+            context=inference.context_length,
+            contexts={name: each.own for name, each in contexts.items() if each.own},
         )
 
     async def check_health(self) -> None:
@@ -131,6 +164,8 @@ class Inference:
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is None:
             return
+        if self._standings is not None:
+            await self._standings.stop()
         if self._reporter is not None:
             await self._reporter.stop()
         await supervisor.stop()
@@ -144,34 +179,6 @@ class Inference:
         """
         return None if self._supervisor is None else self.stop()
 
-    async def _answer(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """The engine's answer and, if it ended well, its tail. Raises those of `serve.errors`."""
-        supervisor, ending = self._up(), Ending()
-        is_computed = call.path in _COMPUTED
-        before: Read | None = None
-        async with self._gate if is_computed else nullcontext():
-            await supervisor.ready()
-            # The digest before is read while the call runs, not ahead of it, which would cost
-            # every first token a round trip, and once the first bytes are here, so that they don't
-            # share the processor with it. That is sound: an answer is stored only if this digest
-            # and the one after the last byte both equal that of its key, which the caller took
-            # from a catalogue before it called. So the name stood for that digest before the
-            # call, at some time during it, and after it. A tag that was moved between the first
-            # two would have to be moved back in the same moment to be missed.
-            async with aclosing(supervisor.stream(call)) as frames:
-                async for frame in frames:
-                    ending.see(frame)
-                    if is_computed and before is None and isinstance(frame, bytes):
-                        before = supervisor.catalogue.ask()  # a task: the frame leaves first
-                    yield frame
-        if ending.is_good():
-            after = supervisor.catalogue.ask() if is_computed else None
-            yield Tail(
-                await _digest(before, call.model),
-                await _digest(after, call.model),
-                supervisor.fingerprint,
-            )
-
     def _up(self) -> Supervisor:
         if self._supervisor is None:
             raise EngineNotReady("this replica is stopped")
@@ -180,18 +187,9 @@ class Inference:
     def _poke(self) -> None:
         if self._reporter is not None:
             self._reporter.poke()
+        self._poke_standings()
 
-
-async def _digest(read: Read | None, model: str) -> str:
-    """What that reading of the catalogue says of a model; "" if nothing, or if it failed.
-
-    It costs an answer its place in the cache, so it is not waited for long: the answer is over.
-    """
-    if read is None:
-        return ""
-    try:
-        async with asyncio.timeout(_DIGEST_S):
-            found = (await asyncio.shield(read)).get(model)
-    except (RayllamaError, TimeoutError):
-        return ""
-    return "" if found is None else found.digest
+    def _poke_standings(self) -> None:
+        """What is loaded may have changed."""
+        if self._standings is not None:
+            self._standings.poke()

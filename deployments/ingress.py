@@ -1,6 +1,7 @@
 """The HTTP front, in each of its replicas.
 
-Owns:         the ASGI application, its near cache, its connections to the cache shards, its counts.
+Owns:         the ASGI application, its near cache, its connections to the cache shards and to the
+              schedulers, its leases, its counts.
 Does not own: the answers that all replicas share (`deployments.cache`) or any engine.
 Lives:        a fixed number of replicas behind Serve's HAProxy.
 Dies:         a lost replica fails only the requests open in it; its near cache starts empty again.
@@ -8,7 +9,7 @@ Dies:         a lost replica fails only the requests open in it; its near cache 
 
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from time import monotonic, time
@@ -16,9 +17,20 @@ from time import monotonic, time
 from ray.serve.handle import DeploymentHandle
 
 from deployments.gauges import Gauges
-from deployments.handles import LOOPBACK, InferenceHandle, http_host, shard_address
+from deployments.handles import (
+    LOOPBACK,
+    PoolHandle,
+    http_host,
+    scheduler_address,
+    shard_address,
+)
+from deployments.standing import SILENCE_S
 from serve.cache.service import AnswerCache
 from serve.errors import ConfigError
+from serve.fleet import roster
+from serve.fleet.asking import Asking
+from serve.fleet.pooled import Pool, PooledFleet
+from serve.fleet.pools import Pools
 from serve.settings import Settings, environment
 from serve.web.app import create_app
 from serve.web.gateway import Gateway
@@ -40,9 +52,14 @@ NOT_FAST = (
 class Ingress:
     """Late-bound: Serve asks for the ASGI application on the replica, after `__init__`."""
 
-    def __init__(self, settings: Settings, inference: DeploymentHandle) -> None:
+    def __init__(self, settings: Settings, inference: dict[str, DeploymentHandle]) -> None:
         self._settings = settings
-        self._inference = InferenceHandle(inference)
+        self._handles = {
+            name: PoolHandle(handle, name, settings.shapes[name])
+            for name, handle in inference.items()
+        }
+        pools = {name: self._pooled(name) for name in self._handles}
+        self._fleet = PooledFleet(Pools(settings), pools)
         self._meter = Meter()
         self._answers = AnswerCache(
             settings.cache,
@@ -60,7 +77,7 @@ class Ingress:
         """The application, over this replica's services."""
         ingress = self._settings.ingress
         services = Services(
-            inference=self._inference,
+            inference=self._fleet,
             answers=self._answers,
             directory=Directory(self._settings.auth),
             origins=Origins(ingress.origins),
@@ -75,8 +92,30 @@ class Ingress:
 
     @asynccontextmanager
     async def _lifespan(self, _app: object) -> AsyncIterator[None]:
-        async with self._answers, Gauges(self._meter, self._answers):
-            yield
+        async with self._answers, self._fleet, Gauges(self._meter, self._answers):
+            deaf = [self._follow(name) for name in self._handles]
+            try:
+                yield
+            finally:
+                for stop in deaf:
+                    stop()
+
+    def _pooled(self, name: str) -> Pool:
+        """A pool as this ingress knows it before its scheduler has said anything."""
+        shape, ingresses = self._settings.shapes[name], self._settings.ingress.replicas
+        asking = Asking(
+            partial(scheduler_address, name),
+            silence_s=SILENCE_S,
+            slots_alone=max(1, shape.slots * (shape.max_replicas or shape.replicas) // ingresses),
+            max_queue_alone=max(1, shape.max_queue // ingresses),
+        )
+        return Pool(self._handles[name], asking, shape.queue_timeout_s)
+
+    def _follow(self, name: str) -> Callable[[], None]:
+        """Tell the scheduler which replicas of this pool can be called, now and from now on."""
+        handle, asking = self._handles[name], self._fleet.asking(name)
+        handle.open()
+        return roster.listen(handle.deployment, lambda now: asking.running(frozenset(now)))
 
 
 def adopt_serve_log() -> None:

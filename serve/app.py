@@ -4,19 +4,37 @@ Ray reads the annotation of `build`'s argument at run time, so this module must 
 annotations (`from __future__ import annotations` would silently pass a plain dict).
 """
 
+from functools import partial
+from typing import Any
+
 import ray
 from ray import serve as ray_serve
-from ray.serve.config import DeploymentActorConfig
+from ray.serve.config import (
+    AutoscalingConfig,
+    AutoscalingPolicy,
+    DeploymentActorConfig,
+    RequestRouterConfig,
+)
 from ray.serve.handle import DeploymentHandle
 
 from deployments.admin import Admin
 from deployments.cache import Cache
-from deployments.handles import ADMIN_NAME, SHARD_NAME, ReportToShards
-from deployments.inference import Inference
+from deployments.handles import (
+    ADMIN_NAME,
+    SCHEDULER_NAME,
+    SHARD_NAME,
+    ReportToShards,
+    address_of,
+    scheduler_names,
+    who_am_i,
+)
+from deployments.inference import Inference, Seat
 from deployments.ingress import Ingress
+from deployments.scheduler import Scheduler
 from serve.cache.places import place
 from serve.cache.service import policies
-from serve.settings import Settings
+from serve.fleet.pools import Pools
+from serve.settings import InferenceSettings, Settings
 
 _CONTROL_CALLS = 64
 """Calls that no slot is needed for (tags, ps, show …), in flight beside those that wait."""
@@ -28,18 +46,9 @@ _HEAD_NODE = "node:__internal_head__"
 def build(args: Settings) -> ray_serve.Application:
     """The deployments of one Rayllama, bound together. Raises `ConfigError`."""
     policies(args.cache)  # refused here rather than in each replica
+    Pools(args)
     place(args.cache.snapshot.url)
-    inference = ray_serve.deployment(
-        Inference,
-        name="Inference",
-        num_replicas=args.inference.replicas,
-        ray_actor_options={
-            "num_gpus": args.inference.num_gpus,
-            "num_cpus": args.inference.num_cpus,
-        },
-        max_ongoing_requests=args.inference.slots + args.inference.max_queue + _CONTROL_CALLS,
-        graceful_shutdown_timeout_s=args.inference.drain_timeout_s,
-    ).bind(args, ReportToShards(args.cache))
+    inference = {pool: _inference(args, pool) for pool in args.shapes}
     shards = [
         DeploymentActorConfig(
             name=SHARD_NAME.format(index),
@@ -65,9 +74,69 @@ def build(args: Settings) -> ray_serve.Application:
         ray_actor_options={"num_cpus": args.ingress.num_cpus},
         max_ongoing_requests=args.ingress.max_connections,
         graceful_shutdown_timeout_s=args.ingress.drain_timeout_s,
-        deployment_actors=[*shards, *_admin(args)],
+        deployment_actors=[*shards, *_schedulers(args), *_admin(args)],
     )
     return ingress.bind(args, inference)
+
+
+def _inference(args: Settings, pool: str) -> ray_serve.Application:
+    """One pool: a deployment of replicas that are alike."""
+    shape = args.shapes[pool]
+    options: dict[str, Any] = {"num_gpus": shape.num_gpus, "num_cpus": shape.num_cpus}
+    if shape.accelerator_type:
+        options["accelerator_type"] = shape.accelerator_type
+    if shape.resources:
+        options["resources"] = dict(shape.resources)
+    scale: dict[str, Any] = {"num_replicas": len(shape.urls) or shape.replicas}
+    if shape.max_replicas is not None:
+        scale = {"autoscaling_config": _autoscaling(shape, pool)}
+    seat = Seat(pool, who_am_i, (partial(scheduler_names, pool), address_of))
+    return ray_serve.deployment(
+        Inference,
+        name=f"Inference-{pool}" if pool else "Inference",
+        ray_actor_options=options,
+        max_ongoing_requests=shape.slots + shape.max_queue + _CONTROL_CALLS,
+        graceful_shutdown_timeout_s=shape.drain_timeout_s,
+        request_router_config=RequestRouterConfig(
+            request_router_class="deployments.router:LeaseRouter"
+        ),
+        **scale,
+    ).bind(args, ReportToShards(args.cache), seat)
+
+
+def _autoscaling(shape: InferenceSettings, pool: str) -> AutoscalingConfig:
+    return AutoscalingConfig(
+        min_replicas=shape.min_replicas or 0,
+        max_replicas=shape.max_replicas or 1,
+        initial_replicas=shape.min_replicas or 0,
+        target_ongoing_requests=shape.slots * shape.target_load,
+        upscale_delay_s=0,  # the policy's own
+        downscale_delay_s=shape.downscale_delay_s,
+        metrics_interval_s=1,
+        look_back_period_s=2,
+        policy=AutoscalingPolicy(
+            policy_function="deployments.autoscaling:SlotPolicy",
+            policy_kwargs={
+                "pool": pool,
+                "slots": shape.slots,
+                "target_load": shape.target_load,
+                "upscale_delay_s": shape.upscale_delay_s,
+            },
+        ),
+    )
+
+
+def _schedulers(args: Settings) -> list[DeploymentActorConfig]:
+    """One actor for each pool."""
+    return [
+        DeploymentActorConfig(
+            name=SCHEDULER_NAME.format(pool),
+            actor_class=ray.remote(Scheduler),
+            init_kwargs={"settings": args, "pool": pool},
+            actor_options={"num_cpus": 0, "max_concurrency": 100},
+        )
+        for pool in args.shapes
+    ]
 
 
 def _admin(args: Settings) -> list[DeploymentActorConfig]:

@@ -10,6 +10,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
+COMPUTED = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings"})
+"""The engine's routes whose calls take up a slot."""
+
 
 class Call(Struct, frozen=True):
     """One request for an engine, as bytes: fields that we don't know survive.
@@ -123,7 +126,8 @@ class Model(Struct, frozen=True):
 class Report(Struct, frozen=True):
     """What one inference replica tells the shards about its engine, every `catalogue.poll_s`.
 
-    `models` maps canonical names to what the engine lists now. `fingerprint` as in `Tail`.
+    `models` maps canonical names to what the engine lists now, of those that are asked of its pool.
+    `fingerprint` as in `Tail`.
     `utc_offset_s`: how far the engine's local time is ahead of UTC.
     """
 
@@ -137,7 +141,8 @@ class Report(Struct, frozen=True):
 class CatalogueView(Struct, frozen=True):
     """What all replicas agree on: name → model; names they disagree on are left out.
 
-    `fingerprint` is "" where replicas differ in it, and then nothing may be cached.
+    `fingerprint` is "" where replicas differ in it; then `fingerprints` has those of the models
+    whose replicas don't, and nothing else may be cached.
     `utc_offset_s` is None where they differ in it, and then nothing that holds the date may.
     `is_paused`: an operator has said that nothing is to be read from the cache or kept.
     """
@@ -148,6 +153,11 @@ class CatalogueView(Struct, frozen=True):
     models: Mapping[str, Model]
     utc_offset_s: int | None = 0
     is_paused: bool = False
+    fingerprints: Mapping[str, str] = {}
+
+    def runs(self, model: str) -> str:
+        """The fingerprint of the engines that this model is asked of; "" if they differ."""
+        return self.fingerprint or self.fingerprints.get(model, "")
 
 
 class Clock(Protocol):

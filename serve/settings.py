@@ -88,6 +88,9 @@ class InferenceSettings(Section):
     url: str = ""
     """`engine: attach` only: where that Ollama listens, like http://127.0.0.1:11434."""
 
+    urls: list[str] = []
+    """`engine: attach` only, in place of `url`: several Ollamas, one replica for each."""
+
     ollama_binary: str = "ollama"
     """`engine: ollama` only: the executable, looked up on PATH."""
 
@@ -101,8 +104,31 @@ class InferenceSettings(Section):
     replicas: Annotated[int, Field(ge=1)] = 1
     """How many replicas, each with a server of its own."""
 
+    min_replicas: Annotated[int, Field(ge=0)] | None = None
+    """With `max_replicas`, instead of `replicas`: as many run as the load needs, at least so many.
+    0: none while nobody asks; the first request waits for a replica."""
+
+    max_replicas: Annotated[int, Field(ge=1)] | None = None
+    """As many replicas as the load may have."""
+
+    target_load: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Autoscaling: requests at work and waiting, for each slot, that are just right."""
+
+    upscale_delay_s: Annotated[Seconds, Field(ge=0)] = 2
+    """Autoscaling: how long there must be more load before there are more replicas. From none to
+    one there is no delay."""
+
+    downscale_delay_s: Annotated[Seconds, Field(ge=0)] = 300
+    """Autoscaling: how long there must be less load before there are fewer replicas."""
+
     num_gpus: Annotated[float, Field(ge=0)] = 1
     """GPUs that Ray reserves for each replica. 0 on a machine without."""
+
+    accelerator_type: str = ""
+    """The kind of GPU that a replica needs, in Ray's words, like `A100`; empty: any."""
+
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Custom resources of Ray's nodes that each replica needs, for nodes of one kind."""
 
     num_cpus: Annotated[float, Field(ge=0)] = 1
     """CPUs that Ray reserves for each replica: bookkeeping, not a limit. 0 on a laptop."""
@@ -111,7 +137,18 @@ class InferenceSettings(Section):
     """Requests that one replica computes at once (OLLAMA_NUM_PARALLEL)."""
 
     max_queue: Annotated[int, Field(ge=0)] = 512
-    """Requests that may wait in front of one replica's slots; more get Ollama's own 503."""
+    """Requests that may wait for a slot; more get Ollama's own 503."""
+
+    queue_timeout_s: Annotated[Seconds, Field(gt=0)] = 600
+    """How long a request waits for a slot, a cold model or a first replica, then 503."""
+
+    runner_turn_s: Annotated[Seconds, Field(ge=0)] = 15
+    """A loaded model that is in use stays loaded for so long at least before another that waits
+    takes its place; and so long after its last use it counts as in use."""
+
+    runner_patience_s: Annotated[Seconds, Field(ge=0)] = 2
+    """How long a request waits for a free slot of its loaded model before the model is loaded once
+    more in another's place."""
 
     context_length: Annotated[int, Field(ge=1)] = 4096
     """Tokens of context a slot (OLLAMA_CONTEXT_LENGTH), explicit so that all replicas agree."""
@@ -131,6 +168,9 @@ class InferenceSettings(Section):
     models: list[str] = []
     """Models that must be loaded before a replica counts as ready."""
 
+    serves: list[str] = []
+    """More models of this pool: loaded when they are asked for."""
+
     start_timeout_s: Annotated[Seconds, Field(gt=0)] = 90
     """How long a server may take to its first answer of /api/version."""
 
@@ -149,13 +189,40 @@ class InferenceSettings(Section):
     restart_window_s: Annotated[Seconds, Field(gt=0)] = 60
     """The window of `max_restarts`."""
 
+    @property
+    def attached(self) -> list[str]:
+        """The addresses of `engine: attach`, one for each replica."""
+        return self.urls or [self.url] * self.replicas
+
     @model_validator(mode="after")
     def _attach_needs_a_url(self) -> Self:
-        if (self.engine == "attach") != bool(self.url):
-            raise ValueError("`url` and `engine: attach` belong together: give both or neither")
-        if self.url and not re.match(r"https?://[^/]+", self.url):
-            raise ValueError(f"url: {self.url!r} is not like http://127.0.0.1:11434")
+        if (self.engine == "attach") != bool(self.url or self.urls) or (self.url and self.urls):
+            raise ValueError(
+                "`url` and `engine: attach` belong together: give both or neither (for several "
+                "Ollamas, `urls`)"
+            )
+        for url in self.urls or [self.url]:
+            if url and not re.match(r"https?://[^/]+", url):
+                raise ValueError(f"url: {url!r} is not like http://127.0.0.1:11434")
         return self
+
+    @model_validator(mode="after")
+    def _bounds_belong_together(self) -> Self:
+        if (self.min_replicas is None) != (self.max_replicas is None):
+            raise ValueError("give both `min_replicas` and `max_replicas`, or `replicas` alone")
+        if self.max_replicas is not None:
+            if (self.min_replicas or 0) > self.max_replicas:
+                raise ValueError("min_replicas: more than `max_replicas`")
+            if self.urls:
+                raise ValueError("min_replicas: `urls` have one replica each, always")
+        return self
+
+
+class PoolSettings(InferenceSettings):
+    """One pool of replicas that are alike. What it leaves out is as in `inference`."""
+
+    default: bool = False
+    """Whether models that no pool names are asked of this one. With no such pool, they get 404."""
 
 
 class GgufModel(Section):
@@ -377,11 +444,46 @@ class Settings(Section):
     """Rayllama's settings: the `args:` of the application in a Serve config file."""
 
     inference: InferenceSettings = InferenceSettings()
+
+    pools: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,39}$")], PoolSettings
+    ] = {}
+    """Several pools of replicas, by name, each with models of its own (`models`, `serves`). None:
+    one, as `inference` says, for all models."""
+
     embedded: EmbeddedSettings = EmbeddedSettings()
     cache: CacheSettings = CacheSettings()
     ingress: IngressSettings = IngressSettings()
     auth: AuthSettings = AuthSettings()
     admin: AdminSettings = AdminSettings()
+
+    @property
+    def shapes(self) -> dict[str, InferenceSettings]:
+        """The pools by name; one without a name, if none is configured."""
+        return dict(self.pools) or {"": self.inference}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pools_begin_from_inference(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("pools"), dict):
+            return data
+        given = data.get("inference") or {}
+        if isinstance(given, InferenceSettings):
+            given = given.model_dump(exclude_unset=True)
+        if not isinstance(given, dict):
+            return data
+        pools = {
+            name: {**given, **pool} if isinstance(pool, dict) else pool
+            for name, pool in data["pools"].items()
+        }
+        return {**data, "pools": pools}
+
+    @model_validator(mode="after")
+    def _one_default_pool(self) -> Self:
+        defaults = [name for name, pool in self.pools.items() if pool.default]
+        if len(defaults) > 1:
+            raise ValueError(f"pools: {' and '.join(defaults)} are both `default`: keep one")
+        return self
 
     @model_validator(mode="after")
     def _a_public_admin_needs_a_key(self) -> Self:

@@ -28,7 +28,7 @@ def test_every_module_is_in_a_layer_and_documented(path: Path) -> None:
     assert not re.search(r"(^|\.)(utils?|helpers?|common|misc|base|managers?)$", name)
 
 
-@pytest.mark.parametrize("name", ["admin", "cache", "inference", "ingress"])
+@pytest.mark.parametrize("name", ["admin", "cache", "inference", "ingress", "scheduler"])
 def test_a_deployment_says_what_it_owns_and_how_it_dies(name: str) -> None:
     text = (PROJECT / "deployments" / f"{name}.py").read_text()
     docstring = ast.get_docstring(ast.parse(text)) or ""

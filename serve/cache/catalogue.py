@@ -88,11 +88,21 @@ class Registry:
             models=_agreed(report.models for report in reports),
             utc_offset_s=offsets.pop() if len(offsets) == 1 else None,
             is_paused=self.view.is_paused,
+            fingerprints={} if len({each.fingerprint for each in reports}) < 2 else _runs(reports),
         )
         if view == self.view:
             return None
         self.view = structs.replace(view, epoch=view.epoch + 1)
         return self.view
+
+
+def _runs(reports: Iterable[Report]) -> dict[str, str]:
+    """The fingerprint of each model's replicas, where those that list it have the same."""
+    runs: dict[str, set[str]] = {}
+    for report in reports:
+        for name in report.models:
+            runs.setdefault(name, set()).add(report.fingerprint)
+    return {name: prints.pop() for name, prints in runs.items() if len(prints) == 1}
 
 
 def _agreed(listings: Iterable[Mapping[str, Model]]) -> dict[str, Model]:
@@ -149,7 +159,7 @@ def is_current(view: CatalogueView, model: str, digest: str, fingerprint: str) -
     return (
         known is not None
         and known.digest == digest
-        and view.fingerprint == fingerprint
+        and view.runs(model) == fingerprint
         and fingerprint != ""
         and not view.is_paused
     )

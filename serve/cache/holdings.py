@@ -95,7 +95,8 @@ class Holdings:
         expires_at = now + min(put.ttl_s, self._settings.kept_s)
         # One object for all entries of a model: the message's own copies would weigh 300 bytes.
         view = self.registry.view
-        made_from = (sys.intern(put.model), view.models[put.model].digest, view.fingerprint)
+        model = sys.intern(put.model)
+        made_from = (model, view.models[model].digest, view.runs(model))
         stored = Stored(put.packed, *made_from, expires_at, sys.intern(put.tenant), now)
         return None if self.store.put(put.key, stored) else "too-large"
 

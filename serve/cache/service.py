@@ -308,12 +308,13 @@ class AnswerCache:
         digest = self.catalogue.digest(model, now)
         if not digest:
             return Miss("miss", "unlisted")
-        if not view.fingerprint:
+        fingerprint = view.runs(model)
+        if not fingerprint:
             return Miss("miss", "mixed-engines")
         day = self._days.of(route, native, model)
         if day is None:
             return Miss("miss", "mixed-zones")
-        fingerprint, keyed = view.fingerprint, batch.keyed(route, native)
+        keyed = batch.keyed(route, native)
         facts = {"digest": digest, "fingerprint": fingerprint, "tenant": tenant, "day": day}
         try:
             key = request_key(route, keyed, **facts)

@@ -29,6 +29,7 @@ from serve.fleet.protocol import (
     Queued,
     Refused,
     Release,
+    Running,
     Share,
 )
 from serve.fleet.schedule import Outcome
@@ -90,6 +91,7 @@ class Asking:
         self._seats: dict[int, _Seat] = {}
         self._held: dict[int, tuple[Lease, Need]] = {}
         self._changed: list[asyncio.Future[None]] = []
+        self._running: frozenset[str] | None = None
         self._slots_alone = slots_alone
         self._max_queue_alone = max_queue_alone
 
@@ -104,6 +106,12 @@ class Asking:
         trace: TracebackType | None,
     ) -> None:
         await self._kept.__aexit__(kind, error, trace)
+
+    def running(self, replicas: frozenset[str]) -> None:
+        """These replicas can be called now; the scheduler is to give no others."""
+        self._running = replicas
+        if self._link is not None:
+            self._link.send(Running(replicas))
 
     @property
     def is_alone(self) -> bool:
@@ -186,6 +194,8 @@ class Asking:
         """The link's: there is a scheduler. It is told what runs."""
         log.info("a scheduler grants the leases")
         self._link = link
+        if self._running is not None:
+            link.send(Running(self._running))
         for number, (lease, need) in self._held.items():
             if lease.replica:
                 link.send(Hold(number, lease.replica, need.model, need.num_ctx))

@@ -28,6 +28,7 @@ from serve.fleet.protocol import (
     Queued,
     Refused,
     Release,
+    Running,
     Share,
     Stands,
     Welcome,
@@ -102,6 +103,8 @@ class Peer(asyncio.Protocol):
         elif isinstance(question, Stands):
             self.replica = question.standing.replica
             self._desk.stands(self, question)
+        elif isinstance(question, Running):
+            self._desk.schedule.running(question.replicas, self.heard_at)
         else:
             self._desk.take(self, question)
 

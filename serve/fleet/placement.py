@@ -57,8 +57,13 @@ class Placement:
         return "loading" if there else "cold"
 
     def clamped(self, key: Key) -> Key:
-        """An Ollama loads no longer context than the model has, whatever is asked for."""
+        """An Ollama loads no longer context than the model has, whatever is asked for; and if
+        nothing is asked for (0), the model's own, or else its usual one."""
         model, num_ctx = key
+        if not num_ctx:
+            standings = [each.standing for each in self.replicas.values()]
+            own = max((each.contexts.get(model, 0) for each in standings), default=0)
+            num_ctx = own or max((each.context for each in standings), default=0)
         longest = max(
             (each.standing.present.get(model, 0) for each in self.replicas.values()), default=0
         )

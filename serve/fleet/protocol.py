@@ -24,7 +24,8 @@ MAX_FRAME_BYTES = 4 << 20
 MAX_HELLO_BYTES = 1 << 10
 
 Id = Annotated[int, Meta(ge=1, le=1 << 62)]
-Context = Annotated[int, Meta(ge=1, le=1 << 40)]
+Context = Annotated[int, Meta(ge=0, le=1 << 40)]
+"""Tokens; 0: whatever the model is loaded with if nothing is said."""
 
 
 class Hello(Struct, frozen=True, array_like=True, tag=0, gc=False):
@@ -72,6 +73,12 @@ class Beat(Struct, frozen=True, array_like=True, tag=5, gc=False):
     """I am here → `Beat`."""
 
 
+class Running(Struct, frozen=True, array_like=True, tag=6):
+    """I, an ingress, can call these replicas and no others; nothing is said in return."""
+
+    replicas: frozenset[str]
+
+
 class Welcome(Struct, frozen=True, array_like=True, tag=20, gc=False):
     """The secret was right."""
 
@@ -109,7 +116,7 @@ class Share(Struct, frozen=True, array_like=True, tag=24, gc=False):
     ingresses: int
 
 
-Question = Hello | Ask | Release | Hold | Stands | Beat
+Question = Hello | Ask | Release | Hold | Stands | Beat | Running
 """What the scheduler may be told."""
 
 Answer = Welcome | Granted | Queued | Refused | Share | Beat

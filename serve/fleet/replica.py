@@ -17,7 +17,8 @@ class Standing(Struct, frozen=True):
     `slots`: calls that it computes at once. `room`: runners that it holds at once.
     `loaded`: its runners. `present`: the models on its disk, with the longest context of each, 0
     where that is not known. `busy`: calls at work or waiting in it, whoever sent them.
-    `is_leaving`: it ends what it has and wants no more.
+    `is_leaving`: it ends what it has and wants no more. `context`: tokens of context that it loads
+    a model with where nothing else is said. `contexts`: those of models that say so themselves.
     """
 
     replica: str
@@ -27,6 +28,8 @@ class Standing(Struct, frozen=True):
     present: Mapping[str, int]
     busy: int = 0
     is_leaving: bool = False
+    context: int = 0
+    contexts: Mapping[str, int] = {}
 
 
 class Runner:
@@ -69,11 +72,13 @@ class Replica:
         later, so that a late report can't count a call that has ended."""
         self.is_suspect = False
         """A call didn't reach it. It is asked nothing until it reports again."""
+        self.is_running = True
+        """Do the ingresses see it? They don't yet when it is new, nor any more when it leaves."""
 
     @property
     def is_usable(self) -> bool:
         """May it be given anything?"""
-        return not (self.is_suspect or self.standing.is_leaving)
+        return self.is_running and not (self.is_suspect or self.standing.is_leaving)
 
     @property
     def leases(self) -> int:

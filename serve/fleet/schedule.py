@@ -29,8 +29,10 @@ can't begin at once, and what it is sent is chosen for what it has loaded. The r
    (as in an Ollama itself). So, under the same conditions, a runner is claimed: it gets no more
    calls, ends those it has, and goes. One that has copies with free slots is also claimed for a
    runner that is elsewhere, but too few: so the pool shifts to what is asked for.
-6. Leaving. A lease or a place in the line ends with its owner's connection; a replica's place ends
-   with its own, but leases on it last until their owners say so, and count again when it is back.
+6. Leaving. A replica is given nothing that the ingresses don't see (`running`): it is only
+   starting, or is being drained. A lease or a place in the line ends with its owner's connection; a
+   replica's place ends with its own, but leases on it last until their owners say so, and count
+   again when it is back.
 
 Work is conserved but for rule 4: nobody waits while there is a free slot that rules 1 to 3 would
 give it. Nobody waits for ever: for runners that are loaded by the order of the line, for others by
@@ -108,6 +110,8 @@ class Schedule:
         self._leases: dict[Ticket, Lease] = {}
         self._news: list[tuple[Ticket, Granted | Refused]] = []
         self._numbers = count()
+        self._running: frozenset[str] | None = None
+        """What an ingress said last; None if none has."""
         self._service_s = 1.0
         """How long a lease lasts, on average: for `retry_after_s`."""
 
@@ -169,15 +173,23 @@ class Schedule:
     def report(self, standing: Standing, now: float) -> None:
         """What a replica says of itself, for the first time or again."""
         known = self._placement.replicas.get(standing.replica)
-        before = None if known is None else known.standing.present
+        before = None if known is None else _facts(known.standing)
         if known is None:
             known = self._placement.replicas[standing.replica] = Replica(standing)
             for lease in self._leases.values():
                 if lease.replica == standing.replica:
                     known.hold(lease.key, now)
         known.take_in(standing, now)
-        if standing.present != before:
+        known.is_running = self._running is None or standing.replica in self._running
+        if _facts(standing) != before:
             self._clamp()
+        self._dispatch(now)
+
+    def running(self, replicas: frozenset[str], now: float) -> None:
+        """These can be called; not those that are only starting, or leaving."""
+        self._running = replicas
+        for name, replica in self._placement.replicas.items():
+            replica.is_running = name in replicas
         self._dispatch(now)
 
     def leave(self, replica: str, now: float) -> None:
@@ -275,3 +287,8 @@ class Schedule:
     def _retry_after_s(self) -> int:
         rounds = (len(self._line) + 1) / max(1, self._placement.slots)
         return max(1, min(_MAX_RETRY_AFTER_S, ceil(rounds * self._service_s)))
+
+
+def _facts(standing: Standing) -> tuple[object, ...]:
+    """What the runners that requests wait for depend on."""
+    return standing.present, standing.context, standing.contexts

@@ -20,6 +20,7 @@ class Gate:
         self._slots = asyncio.Semaphore(slots)
         self._max_queue = max_queue
         self.waiting = 0
+        self.at_work = 0
 
     async def __aenter__(self) -> None:
         if self._slots.locked() and self.waiting >= self._max_queue:
@@ -29,6 +30,7 @@ class Gate:
             await self._slots.acquire()
         finally:
             self.waiting -= 1
+        self.at_work += 1
 
     async def __aexit__(
         self,
@@ -36,4 +38,5 @@ class Gate:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.at_work -= 1
         self._slots.release()

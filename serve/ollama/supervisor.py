@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Self
 from serve.errors import EngineDied, EngineError, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import CatalogueReader, fingerprint
 from serve.ollama.client import EngineClient
+from serve.ollama.contexts import Contexts, contexts_of
 from serve.ollama.dated import DatedModels
 from serve.ollama.environment import engine_command, engine_environment
 from serve.ollama.process import EngineProcess
@@ -65,6 +66,8 @@ class Supervisor:
         self.engine_version = ""
         self.catalogue = CatalogueReader(self._read_tags)
         self.dated = DatedModels(self._read_templates, self.catalogue.fresh)
+        self.contexts: dict[str, Contexts] = {}
+        """By canonical name, of the models that have been shown."""
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -175,6 +178,11 @@ class Supervisor:
         found = (await self.catalogue.fresh()).get(canonical(model))
         return "" if found is None else found.digest
 
+    async def loaded(self) -> frozenset[tuple[str, int]]:
+        """What is loaded now, as (canonical name, tokens of context). Raises `EngineError`."""
+        rows = (await (await self.ready()).loaded()).models
+        return frozenset((canonical(row.model or ""), row.context_length or 0) for row in rows)
+
     async def _read_tags(self) -> bytes:
         if self._client is None or not self._settled.is_set():
             raise EngineNotReady("the engine is not ready")
@@ -182,6 +190,7 @@ class Supervisor:
 
     async def _read_templates(self, model: str) -> tuple[str, str]:
         shown = await (await self.ready()).show(model)
+        self.contexts[canonical(model)] = contexts_of(shown.modelinfo, shown.parameters)
         return shown.template or "", shown.modelfile or ""
 
     async def _launch(self, tries: int = _PORT_TRIES) -> EngineProcess:

@@ -14,7 +14,8 @@ from serve.ports import Call, Failed, Frame, Head, Tail
 from serve.web.body import ClientGone, until_gone
 from serve.web.dialects import JSON, NDJSON, Asked
 from serve.web.exchange import Exchange
-from serve.web.reply import CACHE_HEADER, Reply, end, part, start
+from serve.web.placing import affinity_of, num_ctx_of
+from serve.web.reply import CACHE_HEADER, Header, Reply, end, part, start
 from serve.wire import frames as wire_frames
 
 Frames = AsyncGenerator[Frame, None]
@@ -99,6 +100,7 @@ class Relay:
                 (b"content-type", renderer.stream_type),
                 *renderer.stream_headers,
                 self._verdict(),
+                *_placing(head),
             ],
         )
         message: str | None = None
@@ -131,7 +133,8 @@ class Relay:
         body = renderer.whole(good.splitlines())
         self._whole(answer)
         exchange.began(200)
-        await Reply(200, renderer.whole_type, body, headers=[self._verdict()]).send(exchange.send)
+        headers = [self._verdict(), *_placing(head)]
+        await Reply(200, renderer.whole_type, body, headers=headers).send(exchange.send)
 
     async def _copy(self, head: Head, first: bytes, frames: Frames) -> None:
         """One JSON object: an embedding, a load, or the engine's refusal."""
@@ -150,7 +153,7 @@ class Relay:
             if self._asked.is_streamed and self._asked.is_translated:
                 content_type = renderer.stream_type
         exchange.began(head.status)
-        reply = Reply(head.status, content_type, body, headers=[self._verdict()])
+        reply = Reply(head.status, content_type, body, headers=[self._verdict(), *_placing(head)])
         if head.status == 503:
             reply.headers.append((b"retry-after", b"1"))
         await reply.send(exchange.send)
@@ -161,6 +164,15 @@ class Relay:
 
     def _verdict(self) -> tuple[bytes, bytes]:
         return CACHE_HEADER, self._exchange.verdict.header()
+
+
+def _placing(head: Head) -> list[Header]:
+    """What whoever placed the call told of it: the line it stood in, and how near its model was."""
+    headers: list[Header] = []
+    if head.state:
+        headers.append((b"x-rayllama-model-state", head.state.encode()))
+        headers.append((b"x-rayllama-queue-position", b"%d" % head.position))
+    return headers
 
 
 def _main(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -212,6 +224,9 @@ def call_for(exchange: Exchange, asked: Asked, deadline_s: float | None) -> Call
         request_id=exchange.request_id,
         model=asked.model,
         deadline_s=deadline_s,
+        tenant=exchange.identity.tenant,
+        num_ctx=num_ctx_of(asked.native),
+        affinity=affinity_of(exchange.headers, asked.native),
     )
 
 
