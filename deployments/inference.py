@@ -143,16 +143,19 @@ class Inference:
         """How it stands, for the scheduler. Raises `EngineError` while it has no engine."""
         supervisor, inference = self._up(), self._settings.inference
         models = await supervisor.catalogue.fresh()
-        contexts = supervisor.contexts
+        ids = {name: supervisor.weights(name, each.digest) for name, each in models.items()}
+        told = {name: each for name, each in supervisor.shown.items() if name in ids}
         return Standing(
             self._name or supervisor.replica_id,
             inference.slots,
             inference.max_loaded_models or _OLLAMAS_CHOICE,
             await supervisor.loaded(),
-            {name: contexts[name].longest if name in contexts else 0 for name in models},
+            dict.fromkeys(ids.values(), 0)
+            | {ids[name]: each.longest for name, each in told.items()},
             self._gate.at_work + self._gate.waiting,
             context=inference.context_length,
-            contexts={name: each.own for name, each in contexts.items() if each.own},
+            contexts={name: each.own for name, each in told.items() if each.own},
+            ids=ids,
         )
 
     async def check_health(self) -> None:

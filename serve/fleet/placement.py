@@ -57,16 +57,18 @@ class Placement:
         return "loading" if there else "cold"
 
     def clamped(self, key: Key) -> Key:
-        """An Ollama loads no longer context than the model has, whatever is asked for; and if
-        nothing is asked for (0), the model's own, or else its usual one."""
-        model, num_ctx = key
+        """The runner that serves this name with so much context.
+
+        An Ollama loads no longer context than the model has, whatever is asked for; and if nothing
+        is asked for (0), the model's own, or else its usual one.
+        """
+        name, num_ctx = key
+        standings = [each.standing for each in self.replicas.values()]
+        model = next((each.ids[name] for each in standings if name in each.ids), name)
         if not num_ctx:
-            standings = [each.standing for each in self.replicas.values()]
-            own = max((each.contexts.get(model, 0) for each in standings), default=0)
+            own = max((each.contexts.get(name, 0) for each in standings), default=0)
             num_ctx = own or max((each.context for each in standings), default=0)
-        longest = max(
-            (each.standing.present.get(model, 0) for each in self.replicas.values()), default=0
-        )
+        longest = max((each.present.get(model, 0) for each in standings), default=0)
         return model, min(num_ctx, longest or num_ctx)
 
     def place(self, key: Key, affinity: str, now: float, *, is_patient: bool) -> Place | None:

@@ -19,6 +19,8 @@ class Standing(Struct, frozen=True):
     where that is not known. `busy`: calls at work or waiting in it, whoever sent them.
     `is_leaving`: it ends what it has and wants no more. `context`: tokens of context that it loads
     a model with where nothing else is said. `contexts`: those of models that say so themselves.
+    `ids`: what the runners of a name are known by in `loaded` and `present`, if not by the name
+    (several may have the same).
     """
 
     replica: str
@@ -30,6 +32,7 @@ class Standing(Struct, frozen=True):
     is_leaving: bool = False
     context: int = 0
     contexts: Mapping[str, int] = {}
+    ids: Mapping[str, str] = {}
 
 
 class Runner:

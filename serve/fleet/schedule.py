@@ -291,4 +291,4 @@ class Schedule:
 
 def _facts(standing: Standing) -> tuple[object, ...]:
     """What the runners that requests wait for depend on."""
-    return standing.present, standing.context, standing.contexts
+    return standing.present, standing.context, standing.contexts, standing.ids

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Self
 from serve.errors import EngineDied, EngineError, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import CatalogueReader, fingerprint
 from serve.ollama.client import EngineClient
-from serve.ollama.contexts import Contexts, contexts_of
 from serve.ollama.dated import DatedModels
 from serve.ollama.environment import engine_command, engine_environment
 from serve.ollama.process import EngineProcess
 from serve.ollama.reaper import Mark, reap, reap_stale
+from serve.ollama.runners import Shown, shown
 from serve.ollama.startup import free_port, story, until_ready
 from serve.ports import Call, Head
 from serve.settings import Settings
@@ -66,7 +66,7 @@ class Supervisor:
         self.engine_version = ""
         self.catalogue = CatalogueReader(self._read_tags)
         self.dated = DatedModels(self._read_templates, self.catalogue.fresh)
-        self.contexts: dict[str, Contexts] = {}
+        self.shown: dict[str, Shown] = {}
         """By canonical name, of the models that have been shown."""
 
     async def __aenter__(self) -> Self:
@@ -179,9 +179,17 @@ class Supervisor:
         return "" if found is None else found.digest
 
     async def loaded(self) -> frozenset[tuple[str, int]]:
-        """What is loaded now, as (canonical name, tokens of context). Raises `EngineError`."""
+        """What is loaded now, as (weights, tokens of context). Raises `EngineError`."""
         rows = (await (await self.ready()).loaded()).models
-        return frozenset((canonical(row.model or ""), row.context_length or 0) for row in rows)
+        return frozenset(
+            (self.weights(canonical(row.model or ""), row.digest or ""), row.context_length or 0)
+            for row in rows
+        )
+
+    def weights(self, model: str, digest: str) -> str:
+        """What a runner of this model is known by; its digest, until the model has been shown."""
+        told = self.shown.get(model)
+        return told.weights if told is not None and told.weights else digest
 
     async def _read_tags(self) -> bytes:
         if self._client is None or not self._settled.is_set():
@@ -189,9 +197,9 @@ class Supervisor:
         return await self._client.tags()
 
     async def _read_templates(self, model: str) -> tuple[str, str]:
-        shown = await (await self.ready()).show(model)
-        self.contexts[canonical(model)] = contexts_of(shown.modelinfo, shown.parameters)
-        return shown.template or "", shown.modelfile or ""
+        told = await (await self.ready()).show(model)
+        self.shown[canonical(model)] = shown(told.modelinfo, told.parameters, told.modelfile)
+        return told.template or "", told.modelfile or ""
 
     async def _launch(self, tries: int = _PORT_TRIES) -> EngineProcess:
         """Start an engine on a free port and wait until it is ready. Failing, it leaves none."""
