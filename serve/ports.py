@@ -61,6 +61,7 @@ class Head(Struct, frozen=True):
     is_unreached: bool = False
     state: str = ""
     position: int = 0
+    replica: str = ""
 
 
 class Tail(Struct, frozen=True):

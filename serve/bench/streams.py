@@ -59,7 +59,23 @@ class Stream:
     @property
     def verdict(self) -> str:
         """What Rayllama's cache said; "" before the first line."""
-        return parse_head(self._data.partition(_HEAD_END)[0])[1].get("x-rayllama-cache", "")
+        return self.header("x-rayllama-cache")
+
+    def header(self, name: str) -> str:
+        """One of the answer's headers, by its name in lower case; "" before the head has come."""
+        head, end, _ = self._data.partition(_HEAD_END)
+        return parse_head(head)[1].get(name, "") if end else ""
+
+    @property
+    def status(self) -> int:
+        """The answer's status; 0 before it has come."""
+        head, end, _ = self._data.partition(_HEAD_END)
+        return parse_head(head)[0] if end else 0
+
+    @property
+    def body(self) -> bytes:
+        """All that has come after the head, in its chunks."""
+        return self._data.partition(_HEAD_END)[2]
 
     @property
     def lines(self) -> list[dict[str, Any]]:

@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
-from serve.bench import hit, join, miss, restart, target, trace
+from serve.bench import elastic, hit, join, miss, restart, target, trace
 from serve.cli import greeting
 from serve.cli.deployfile import DEFAULT, read
 from serve.cli.machine import get
 from serve.errors import ConfigError
 
+_ALL = ["hit", "miss", "all", "join", "restart", "trace", "elastic"]
 URL = "http://127.0.0.1:8000"
 _OWN_PORT = 8100
 _OWN_PORTS = {
@@ -35,7 +36,7 @@ _OWN_PORTS = {
 def add_to(commands: Any) -> None:
     """The command and its arguments."""
     parser = commands.add_parser("bench", help="measure a Rayllama that runs on this machine")
-    parser.add_argument("what", choices=["hit", "miss", "all", "join", "restart", "trace"])
+    parser.add_argument("what", choices=_ALL)
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--url", default=URL, help=f"where Rayllama is (default: {URL})")
     parser.add_argument("--streams", type=int, default=200, help="join: identical ones at once")
@@ -59,6 +60,8 @@ def _bench(arguments: Namespace) -> int:
         return _trace(arguments)
     if arguments.what == "restart":
         figures = {"restart": restart.restart(entries=arguments.entries, say=_say)}
+    elif arguments.what == "elastic":
+        figures = {"elastic": elastic.elastic(say=_say)}
     elif arguments.what == "join" and arguments.url == URL:
         with tempfile.TemporaryDirectory(prefix="rayllama-bench-") as folder:
             config = _own(Path(folder), arguments.replicas)

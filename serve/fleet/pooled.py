@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
 from typing import Protocol, Self
 
+import msgspec
 from msgspec import structs
 
 from serve.errors import EngineDied, EngineNotReady, NotFound
@@ -18,10 +19,16 @@ from serve.fleet.pools import Pools
 from serve.ports import COMPUTED, Call, Frame, Head, Member
 from serve.wire.errors import native_body
 from serve.wire.names import short
-from serve.wire.native import quoted
 
 _ATTEMPTS = 3
 _JSON = "application/json; charset=utf-8"
+
+
+class _Named(msgspec.Struct):
+    model: str
+
+
+_named = msgspec.json.Decoder(_Named).decode
 
 
 class Deliver(Protocol):
@@ -103,8 +110,12 @@ class PooledFleet:
 
 
 async def _unknown(call: Call) -> AsyncGenerator[Frame, None]:
-    """A model that no pool serves."""
-    error = NotFound(f"model {quoted(short(call.model))} not found")
+    """A model that no pool serves, under the name that the client gave it."""
+    try:
+        name = _named(call.body).model
+    except msgspec.DecodeError:  # what JSON there is was understood before, but Go's may be odder
+        name = short(call.model)
+    error = NotFound(f"model '{name}' not found")
     yield Head(error.status, _JSON)
     yield native_body(error)
 
@@ -148,4 +159,4 @@ async def _first(
         lease.outcome = "unreached"
         if not is_last:
             return None
-    return structs.replace(head, state=lease.state, position=lease.position)
+    return structs.replace(head, state=lease.state, position=lease.position, replica=lease.replica)

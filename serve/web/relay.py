@@ -172,6 +172,8 @@ def _placing(head: Head) -> list[Header]:
     if head.state:
         headers.append((b"x-rayllama-model-state", head.state.encode()))
         headers.append((b"x-rayllama-queue-position", b"%d" % head.position))
+    if head.replica:
+        headers.append((b"x-rayllama-replica", head.replica.encode()))
     return headers
 
 
