@@ -45,7 +45,7 @@ class PoolHandle:
     """
 
     def __init__(self, handle: DeploymentHandle, pool: str, shape: InferenceSettings) -> None:
-        self._handle = handle.options(stream=True)
+        self._handle = handle.options(stream=True)  # from now on it learns which replicas run
         self._named: dict[str, Any] = {"": self._handle.packed}
         self._pool = pool
         self._shape = shape
@@ -54,11 +54,6 @@ class PoolHandle:
     def deployment(self) -> str:
         """The name of the pool's deployment."""
         return str(self._handle.deployment_name)
-
-    def open(self) -> None:
-        """Begin to learn which replicas run; else that begins with the first call."""
-        if not self._handle.is_initialized:
-            self._handle._init()  # noqa: SLF001  (as Serve's own documentation does)
 
     def members(self) -> Sequence[Member]:
         """The replicas that run. Those of one node share a store; attached ones share nothing."""

@@ -114,7 +114,6 @@ class Ingress:
     def _follow(self, name: str) -> Callable[[], None]:
         """Tell the scheduler which replicas of this pool can be called, now and from now on."""
         handle, asking = self._handles[name], self._fleet.asking(name)
-        handle.open()
         return roster.listen(handle.deployment, lambda now: asking.running(frozenset(now)))
 
 

@@ -1,8 +1,8 @@
 """How Serve's handle delivers a call to the replica that its lease names.
 
 The name travels as the call's `multiplexed_model_id`, the one field of a handle's options that a
-router sees and may match by. Serve's routers find a replica for one waiting call and then give it
-to any other that waits; here it is given only to a call for the same replica.
+router sees. Serve's routers find a replica for one waiting call and then give it to any other that
+waits; here it is given to the call that it was found for.
 
 Serve makes its own copy of this module, so what it shares with the process is in another one.
 """
@@ -47,22 +47,15 @@ class LeaseRouter(FIFOMixin, MultiplexMixin, RequestRouter):
     def _fulfill_next_pending_request(
         self, replica: RunningReplica, request_metadata: Any = None
     ) -> None:
-        """Serve's: give the replica to a call that waits for it."""
-        name = request_metadata.multiplexed_model_id if request_metadata is not None else ""
-        if name:
-            waiting = self._get_pending_request_matching_metadata(request_metadata)
-        else:
-            pending = self._pending_requests_to_fulfill
-            waiting = next(
-                (
-                    each
-                    for each in pending
-                    if not each.future.done() and not each.metadata.multiplexed_model_id
-                ),
-                None,
-            )
-        if waiting is not None:
-            self._cancel_routing_task_for_pending_request(waiting)
-            self._record_queue_wait_time(waiting)
-            waiting.future.set_result(replica)
-            self._remove_pending_request_from_indices(waiting)
+        """Serve's: give the replica to the call that it was chosen for, and to no other.
+
+        By the identity of its metadata: their ids are the same for all calls that one request
+        makes. Serve asks again until that call has a replica or is cancelled.
+        """
+        for each in self._pending_requests_to_fulfill:
+            if each.metadata is request_metadata and not each.future.done():
+                self._cancel_routing_task_for_pending_request(each)
+                self._record_queue_wait_time(each)
+                each.future.set_result(replica)
+                self._remove_pending_request_from_indices(each)
+                return
