@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from time import time
 from typing import Any, Self
 
-from deployments.standing import SILENCE_S, Names, Resolve, Standings
+from deployments.standing import SILENCE_S, Names, Resolve, Standings, standing_of
 from serve.errors import EngineNotReady
 from serve.fleet.pools import Pools
 from serve.fleet.replica import Standing
@@ -26,13 +26,11 @@ from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
 from serve.ollama.reporter import CatalogueReporter, Connect
 from serve.ollama.supervisor import Supervisor
-from serve.ports import Call, Frame, Report
+from serve.ports import Call, Frame, Head, Report
 from serve.settings import Settings, parse
 
 _JSON = "application/json; charset=utf-8"
 _DIGEST_S = 2.0
-_OLLAMAS_CHOICE = 3
-"""Models that an Ollama holds at once for each GPU if it isn't told (OLLAMA_MAX_LOADED_MODELS)."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,12 @@ class Inference:
         return replica
 
     async def stream(self, call: Call) -> AsyncGenerator[Frame, None]:
-        """See `serve.ports.Inference`."""
+        """See `serve.ports.Inference`. `POST /rayllama/report`: tell what has changed, now."""
+        if call.path == "/rayllama/report":
+            self._poke()
+            yield Head(200, "application/json; charset=utf-8")
+            yield b"{}"
+            return
         async with aclosing(self._answers.stream(call)) as frames:
             async for frame in frames:
                 yield frame
@@ -141,22 +144,9 @@ class Inference:
 
     async def standing(self) -> Standing:
         """How it stands, for the scheduler. Raises `EngineError` while it has no engine."""
-        supervisor, inference = self._up(), self._settings.inference
-        models = await supervisor.catalogue.fresh()
-        ids = {name: supervisor.weights(name, each.digest) for name, each in models.items()}
-        told = {name: each for name, each in supervisor.shown.items() if name in ids}
-        return Standing(
-            self._name or supervisor.replica_id,
-            inference.slots,
-            inference.max_loaded_models or _OLLAMAS_CHOICE,
-            await supervisor.loaded(),
-            dict.fromkeys(ids.values(), 0)
-            | {ids[name]: each.longest for name, each in told.items()},
-            self._gate.at_work + self._gate.waiting,
-            context=inference.context_length,
-            contexts={name: each.own for name, each in told.items() if each.own},
-            ids=ids,
-        )
+        supervisor = self._up()
+        name = self._name or supervisor.replica_id
+        return await standing_of(name, supervisor, self._gate, self._settings.inference)
 
     async def check_health(self) -> None:
         """Serve's: raise if this replica should be replaced."""

@@ -13,6 +13,9 @@ from serve.errors import EngineError
 from serve.fleet.link import Address
 from serve.fleet.replica import Standing
 from serve.fleet.telling import Telling
+from serve.ollama.gate import Gate
+from serve.ollama.supervisor import Supervisor
+from serve.settings import InferenceSettings
 
 log = logging.getLogger("rayllama.inference")
 
@@ -26,6 +29,30 @@ SILENCE_S = 4.0
 
 _LOOK_S = 5.0
 """How often a new scheduler is looked for."""
+
+
+_OLLAMAS_CHOICE = 3
+"""Models that an Ollama holds at once for each GPU if it isn't told (OLLAMA_MAX_LOADED_MODELS)."""
+
+
+async def standing_of(
+    name: str, supervisor: Supervisor, gate: Gate, shape: InferenceSettings
+) -> Standing:
+    """What the replica of that name says of itself. Raises `EngineError`."""
+    models = await supervisor.catalogue.fresh()
+    ids = {model: supervisor.weights(model, each.digest) for model, each in models.items()}
+    told = {model: each for model, each in supervisor.shown.items() if model in ids}
+    return Standing(
+        name,
+        shape.slots,
+        shape.max_loaded_models or _OLLAMAS_CHOICE,
+        await supervisor.loaded(),
+        dict.fromkeys(ids.values(), 0) | {ids[model]: each.longest for model, each in told.items()},
+        gate.at_work + gate.waiting,
+        context=shape.context_length,
+        contexts={model: each.own for model, each in told.items() if each.own},
+        ids=ids,
+    )
 
 
 class Standings:

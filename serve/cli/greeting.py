@@ -40,7 +40,7 @@ def greeting(file: DeployFile, *, config: str, log: str) -> str:
 
 def models(file: DeployFile) -> list[str]:
     """The models that it serves, the first one a model that chats. May be empty."""
-    configured = list(file.settings.inference.models)
+    configured = [name for shape in file.settings.shapes.values() for name in shape.models]
     status, body = get(file.url, "/api/tags")
     listed = [row["name"] for row in json.loads(body)["models"]] if status == 200 else []
     rest = [name for name in listed if name not in configured]

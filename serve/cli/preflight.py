@@ -69,7 +69,7 @@ def findings(file: DeployFile) -> list[str]:
             "this Rayllama until it is free; another port, or 0 for none, avoids this"
         )
     ollama = machine.find_ollama()
-    if ollama and file.settings.inference.engine == "embedded":
+    if ollama and all(each.engine == "embedded" for each in file.settings.shapes.values()):
         found.append(f"Ollama found: {ollama}")
         found.append("  to serve its models: make run CONFIG=configs/ollama.yaml")
     return found

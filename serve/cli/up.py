@@ -17,6 +17,7 @@ from serve.cli.child import LOCAL, ServeRun
 from serve.cli.deployfile import PROJECT, DeployFile, find, is_fast, load, on_python_proxy, read
 from serve.cli.greeting import greeting
 from serve.cli.machine import get, has_haproxy
+from serve.settings import InferenceSettings
 
 _LOOK_S = 0.2
 _ASK_SERVE_EVERY_S = 2.0
@@ -114,8 +115,10 @@ def _live(serve: ServeRun, file: DeployFile, interrupts: Interrupts, config: Pat
 
 def _wait_until_ready(serve: ServeRun, file: DeployFile, interrupts: Interrupts) -> str:
     """Until `/readyz` says 200, or somebody interrupts. Returns why it failed, or ""."""
-    inference = file.settings.inference
-    patience = inference.start_timeout_s + inference.load_timeout_s * max(1, len(inference.models))
+    patience = max(
+        shape.start_timeout_s + shape.load_timeout_s * max(1, len(shape.models))
+        for shape in file.settings.shapes.values()
+    )
     deadline = time.monotonic() + _RAY_START_S + patience
     reporter = _Reporter(print)
     while not interrupts.count:
@@ -232,12 +235,19 @@ def _effective(config: Path, file: DeployFile, *, python_proxy: bool) -> Path:
 
 def _plan(file: DeployFile) -> str:
     """What is about to start, in few words."""
-    inference, ingress = file.settings.inference, file.settings.ingress
-    engine = {"ollama": "Ollama", "embedded": "the embedded engine", "attach": inference.url}
+    pools = "; ".join(_pool(name, shape) for name, shape in file.settings.shapes.items())
     return (
-        f"Ray Serve on {file.url}, {ingress.replicas} ingress and {inference.replicas} inference "
-        f"replicas, {engine[inference.engine]}, {file.settings.cache.shards} cache shards"
+        f"Ray Serve on {file.url}, {file.settings.ingress.replicas} ingress replicas, {pools}, "
+        f"{file.settings.cache.shards} cache shards"
     )
+
+
+def _pool(name: str, shape: InferenceSettings) -> str:
+    engine = {"ollama": "Ollama", "embedded": "the embedded engine", "attach": shape.url}
+    count = str(len(shape.urls) or shape.replicas)
+    if shape.max_replicas is not None:
+        count = f"{shape.min_replicas} to {shape.max_replicas}"
+    return f"{f'pool {name}: ' if name else ''}{count} inference replicas, {engine[shape.engine]}"
 
 
 def _shown(config: Path) -> str:

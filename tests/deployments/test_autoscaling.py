@@ -54,7 +54,7 @@ def policy(waiting: int, at_work: int, *, delay_s: float = 0) -> SlotPolicy:
 
 
 def decided(made: SlotPolicy, target: int, requests: float = 0) -> int:
-    return made(Context(target, requests, {}))[0]  # type: ignore[arg-type]
+    return made(Context(target, requests, {}))[0]
 
 
 def test_who_waits_is_seen_from_nothing_without_delay() -> None:
@@ -63,12 +63,12 @@ def test_who_waits_is_seen_from_nothing_without_delay() -> None:
 
 def test_more_are_wanted_for_a_while_before_there_are_more() -> None:
     made = policy(9, 2, delay_s=60)
-    number, state = made(Context(1, 0, {}))  # type: ignore[arg-type]
+    number, state = made(Context(1, 0, {}))
     assert number == 1
     (since,) = state.values()
     earlier = dict.fromkeys(state, since - 61)
-    assert made(Context(1, 0, earlier))[0] == 6  # type: ignore[arg-type]
-    assert made(Context(6, 0, earlier))[1] == {}  # type: ignore[arg-type]
+    assert made(Context(1, 0, earlier))[0] == 6
+    assert made(Context(6, 0, earlier))[1] == {}
 
 
 def test_fewer_is_said_at_once_and_what_serve_counts_is_a_floor() -> None:

@@ -82,8 +82,8 @@ class World:
         return fleet
 
 
-def call(path: str = "/api/chat", model: str = M, **more: str) -> Call:
-    return Call("POST", path, b"{}", "id", model, **more)
+def call(path: str = "/api/chat", model: str = M, *, replica: str = "") -> Call:
+    return Call("POST", path, b"{}", "id", model, replica=replica)
 
 
 async def heard(fleet: PooledFleet, asked: Call) -> list[Frame]:
