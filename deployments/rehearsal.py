@@ -9,12 +9,14 @@ Dies:         at the end of its standard input, and with its raylets.
 It takes one word a line, and answers with one line of JSON:
 
     replicas    the inference replicas that run: their names, and the node of each
+    pools       the same names, and the deployment of each
     kill NODE   that node's raylet, and so all that runs there, at once
     add         one more node
 """
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -59,11 +61,18 @@ class Rehearsal:
 
     def replicas(self) -> dict[str, str]:
         """Name → node id, of the inference replicas that are alive."""
-        return {
-            each["Name"].rpartition("#")[2]: each["Address"]["NodeID"]
-            for each in actors().values()
-            if each["State"] == "ALIVE" and each["Name"].startswith(f"SERVE_REPLICA::{APP}#Inf")
-        }
+        return {name: actor["Address"]["NodeID"] for name, _, actor in self._alive()}
+
+    def pools(self) -> dict[str, str]:
+        """Name → deployment."""
+        return {name: deployment for name, deployment, _ in self._alive()}
+
+    def _alive(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        for actor in actors().values():
+            _, _, named = actor["Name"].partition(f"SERVE_REPLICA::{APP}#")
+            deployment, _, name = named.partition("#")
+            if actor["State"] == "ALIVE" and deployment.startswith("Inference"):
+                yield name, deployment, actor
 
     def end(self) -> None:
         """Serve, the driver, the raylets, and what they leave."""
@@ -93,6 +102,8 @@ def main() -> None:
             said: Any = None
             if command == "replicas":
                 said = rehearsal.replicas()
+            elif command == "pools":
+                said = rehearsal.pools()
             elif command == "kill":
                 rehearsal.kill(rest[0])
             elif command == "add":

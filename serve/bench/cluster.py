@@ -71,10 +71,21 @@ class Cluster:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait(120)
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def replicas(self) -> dict[str, str]:
         """The inference replicas that run, and the node of each."""
         return cast("dict[str, str]", self._tell("replicas"))
+
+    def pools(self) -> dict[str, str]:
+        """The same replicas, and the deployment of each."""
+        return cast("dict[str, str]", self._tell("pools"))
+
+    @property
+    def pid(self) -> int:
+        """Of the process whose descendants are the cluster."""
+        return self._process.pid
 
     def until_replicas(self, least: int, most: int, within_s: float) -> float:
         """Wait for so many replicas. Returns seconds. Raises `TimeoutError`."""
