@@ -107,7 +107,7 @@ def test_the_nodes_of_the_cloud_hold_what_the_config_asks_for() -> None:
     needed = GPU.ingress.replicas * GPU.ingress.num_cpus
     assert front["resources"]["CPU"] * front["min_workers"] >= needed
     assert gpu["min_workers"] == 0
-    assert gpu["max_workers"] >= GPU.inference.replicas
+    assert gpu["max_workers"] >= (GPU.inference.max_replicas or 0) > 0
     assert gpu["resources"]["GPU"] == GPU.inference.num_gpus
     assert gpu["resources"]["CPU"] == GPU.inference.num_cpus  # none is left for an ingress
     assert config["max_workers"] >= front["max_workers"] + gpu["max_workers"]

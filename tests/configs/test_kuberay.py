@@ -156,7 +156,7 @@ def test_replicas_fit_into_the_pods(config: DeployFile) -> None:
     limits = GPU.template.spec.containers[0].resources
     assert limits is not None
     assert float(limits.limits["nvidia.com/gpu"]) >= settings.inference.num_gpus
-    assert GPU.maxReplicas >= settings.inference.replicas
+    assert GPU.maxReplicas >= (settings.inference.max_replicas or 0) > 0
 
 
 def _cpus(group: WorkerGroup) -> float:
