@@ -173,6 +173,21 @@ async def sibling_shard_address(index: int) -> Address:
         raise CacheUnavailable(f"cache shard {index} is not there") from error
 
 
+async def sibling_view(pool: str) -> dict[str, Any]:
+    """What the scheduler of a pool shows, for a deployment actor beside it.
+
+    Raises `CacheUnavailable`.
+    """
+    context = get_deployment_actor_context()
+    scheduler = SCHEDULER_NAME.format(pool)
+    name = get_deployment_actor_name(context.deployment_id, scheduler, context.code_version)
+    try:
+        shown: dict[str, Any] = await ray.get_actor(name, SERVE_NAMESPACE).view.remote()
+    except (ValueError, RayError) as error:
+        raise CacheUnavailable(f"the scheduler of pool {pool!r} is not there") from error
+    return shown
+
+
 async def every_shard_address(index: int) -> list[Address]:
     """The same for another deployment of this application, which Serve's own look-up leaves out.
 

@@ -21,6 +21,7 @@ from deployments.standing import SILENCE_S
 from serve.fleet.desk import Desk
 from serve.fleet.link import Address
 from serve.fleet.placement import Policy
+from serve.fleet.view import view
 from serve.settings import Settings, parse
 
 
@@ -59,6 +60,10 @@ class Scheduler:
         """Calls that wait, and calls at work: what autoscaling goes by."""
         figures = self._desk.schedule.figures
         return figures.waiting, figures.in_flight
+
+    async def view(self) -> dict[str, Any]:
+        """The pool as an operator sees it."""
+        return {"pool": self._tags["pool"], **view(self._desk.schedule)}
 
     async def _tell(self) -> None:
         """The figures as metrics, once a second, as long as this process lives."""

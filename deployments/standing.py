@@ -52,6 +52,8 @@ async def standing_of(
         context=shape.context_length,
         contexts={model: each.own for model, each in told.items() if each.own},
         ids=ids,
+        digests={model: each.digest for model, each in models.items()},
+        engine_version=supervisor.engine_version,
     )
 
 

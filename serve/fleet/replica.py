@@ -20,7 +20,8 @@ class Standing(Struct, frozen=True):
     `is_leaving`: it ends what it has and wants no more. `context`: tokens of context that it loads
     a model with where nothing else is said. `contexts`: those of models that say so themselves.
     `ids`: what the runners of a name are known by in `loaded` and `present`, if not by the name
-    (several may have the same).
+    (several may have the same). The rest is for who looks at the fleet: the `digests` of its models
+    by name, its engine's version, and what went wrong last, "" if nothing did.
     """
 
     replica: str
@@ -33,6 +34,9 @@ class Standing(Struct, frozen=True):
     context: int = 0
     contexts: Mapping[str, int] = {}
     ids: Mapping[str, str] = {}
+    digests: Mapping[str, str] = {}
+    engine_version: str = ""
+    last_error: str = ""
 
 
 class Runner:

@@ -121,6 +121,11 @@ class Schedule:
         replicas = self._placement.replicas
         return Figures(len(replicas), self._placement.slots, len(self._leases), len(self._line))
 
+    @property
+    def replicas(self) -> list[Replica]:
+        """All that have reported, in the order of their names."""
+        return [replica for _, replica in sorted(self._placement.replicas.items())]
+
     def state(self, key: Key) -> State:
         """How near a runner is, anywhere in the pool."""
         return self._placement.state(self._placement.clamped(key))

@@ -9,7 +9,7 @@ Errors are `{"error": text}`; 503 where a shard doesn't answer.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -48,6 +48,8 @@ class AdminServices:
     hosts: Hosts
     now: Clock
     max_body_bytes: int
+    pools: Sequence[Callable[[], Awaitable[dict[str, Any]]]] = ()
+    """What each pool's scheduler shows. Raises `CacheUnavailable` while it is away."""
 
 
 class AdminGate:
@@ -102,6 +104,17 @@ class ShowStats:
             }
         requests = requests_of([row for stats in told for row in stats.counted])
         await say(send, {"total": _sum(shards), "shards": shards, "requests": requests})
+
+
+class ShowFleet:
+    """`GET /admin/fleet`: each pool, its replicas, and what they have loaded."""
+
+    def __init__(self, services: AdminServices) -> None:
+        self._services = services
+
+    async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
+        """Ask every scheduler."""
+        await say(send, {"pools": [await pool() for pool in self._services.pools]})
 
 
 def _sum(shards: list[dict[str, Any]]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ def table(services: Services) -> list[BaseRoute]:
 def admin_table(services: admin.AdminServices) -> list[BaseRoute]:
     """The routes of the admin API, which has a port of its own."""
     return [
+        Verbs("/admin/fleet", admin.ShowFleet(services), ("GET",)),
         Verbs("/admin/cache/stats", admin.ShowStats(services), ("GET",)),
         Verbs("/admin/cache/explain", admin.Explain(services, ASKED), ("POST",)),
         Verbs("/admin/cache/purge", admin.Purge(services), ("POST",)),

@@ -68,8 +68,7 @@ def test_each_pool_answers_for_its_models_and_both_are_cached(cluster: Cluster) 
     )
     # Their engines differ in slots, not in what decides answers; each pool vouches for its models.
     wait_for(lambda: "hit" in embed(cluster, "two").headers["x-rayllama-cache"])
-    cold = {"temperature": 0, "seed": 7}
-    wait_for(lambda: "hit" in generate(cluster, **cold).headers["x-rayllama-cache"])
+    wait_for(lambda: "hit" in generate(cluster, temperature=0).headers["x-rayllama-cache"])
 
 
 def test_who_finds_all_slots_taken_waits_its_turn(cluster: Cluster) -> None:

@@ -39,6 +39,13 @@ def test_it_says_how_to_use_it(system: System) -> None:
         assert word in system.said
 
 
+def test_an_operator_sees_what_is_loaded(system: System) -> None:
+    (pool,) = httpx.get("http://127.0.0.1:8001/admin/fleet").json()["pools"]
+    (replica,) = pool["replicas"]
+    assert (pool["pool"], pool["slots"], replica["state"]) == ("default", 4, "running")
+    assert "smollm2:135m" in [runner["model"] for runner in replica["loaded"]]
+
+
 def test_the_second_time_from_memory(system: System, http: httpx.Client) -> None:
     body = generation("The first question of all.", stream=False)
     first = http.post("/api/generate", json=body)
