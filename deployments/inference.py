@@ -98,11 +98,16 @@ class Inference:
 
     @classmethod
     async def launch(
-        cls, settings: Settings, connect: Connect | None = None, *, watch_parent: bool = False
+        cls,
+        settings: Settings,
+        connect: Connect | None = None,
+        seat: Seat = Seat(),
+        *,
+        watch_parent: bool = False,
     ) -> Self:
         """A replica outside of Serve."""
         replica = cls.__new__(cls)
-        await cls.__init__(replica, settings, connect, watch_parent=watch_parent)
+        await cls.__init__(replica, settings, connect, seat, watch_parent=watch_parent)
         return replica
 
     async def stream(self, call: Call) -> AsyncGenerator[Frame, None]:

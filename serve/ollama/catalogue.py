@@ -52,12 +52,13 @@ def parse_tags(tags: bytes) -> Mapping[str, Model]:
 def fingerprint(settings: Settings, engine_version: str) -> str:
     """What besides the model's digest decides an engine's answers, in one string.
 
-    An attached engine was started by somebody else: its address stands for what we can't know.
+    An attached engine was started by somebody else: its address stands for what we can't know, and
+    those of one pool are alike, since whoever put them there says so.
     """
     inference = settings.inference
     kind = f"{inference.engine}/{engine_version}"
     if inference.engine == "attach":
-        return f"{kind} at={inference.url}"
+        return f"{kind} at={' '.join(sorted(inference.urls)) or inference.url}"
     flash = {None: "auto", True: "on", False: "off"}[inference.flash_attention]
     parts = [
         kind,

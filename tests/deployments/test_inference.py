@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from pydantic import SecretStr
 
-from deployments.inference import Inference
+from deployments.inference import Inference, Seat
 from serve.errors import RUNNER_DIED, EngineNotReady
 from serve.ollama.reporter import Connect, Send
 from serve.ollama.supervisor import Supervisor
@@ -69,6 +71,37 @@ async def test_an_answer_has_a_head_whole_lines_and_a_tail(tmp_path: Path) -> No
         report = await running.report()
         assert tail == Tail("d1", "d1", report.fingerprint)
         await running.check_health()
+
+
+async def test_attached_engines_have_a_replica_each_and_answer_alike(tmp_path: Path) -> None:
+    """The rank says which; one replica takes no call for the other."""
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir()
+    async with (
+        Supervisor(faulty(folders[0])) as first,
+        Supervisor(faulty(folders[1])) as second,
+    ):
+        urls = [(await each.ready()).base_url for each in (first, second)]
+        settings = Settings.model_validate(
+            {"pools": {"a": {"engine": "attach", "urls": urls, "models": [FAULTY_MODEL]}}}
+        )
+        seats = [Seat("a", partial(lambda rank: (f"r{rank}", rank), rank)) for rank in (0, 1)]
+        replicas = [await Inference.launch(settings, None, seat) for seat in seats]
+        try:
+            for folder, running in zip(folders, replicas, strict=True):
+                assert (folder / "loads").exists()
+                call = structs.replace(generate("torn"), replica="r1")
+                head, _, _ = await collect(running.stream(call))
+                is_meant = running is replicas[1]
+                assert (head.status, head.is_unreached) == (
+                    (200, False) if is_meant else (503, True)
+                )
+            reports = [await running.report() for running in replicas]
+            assert len({report.fingerprint for report in reports}) == 1
+        finally:
+            for running in replicas:
+                await running.stop()
 
 
 async def test_settings_may_come_as_plain_data(tmp_path: Path) -> None:
