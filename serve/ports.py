@@ -112,6 +112,15 @@ class Fleet(Inference, Protocol):
         """
         ...
 
+    def pool_of(self, model: str) -> str | None:
+        """The pool that a canonical name is asked of; None if no pool serves it."""
+        ...
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Is it in order that no replica runs while nobody asks?"""
+        ...
+
 
 class Model(Struct, frozen=True):
     """One tag as an engine lists it: its digest, and its row of `/api/tags` as JSON.

@@ -364,6 +364,10 @@ class IngressSettings(Section):
     max_body_bytes: Annotated[Size, Field(gt=0)] = 64 << 20
     """A larger request body gets 413."""
 
+    max_upload_backlog_bytes: Annotated[Size, Field(gt=0)] = 64 << 20
+    """An upload of a model that is so far ahead of the slowest disk that it goes to is cut: Serve
+    would keep all of it in memory."""
+
     deadline_s: Annotated[Seconds, Field(gt=0)] | None = None
     """How long a request may wait for its first byte, then 504; null: as long as it takes."""
 

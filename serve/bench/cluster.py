@@ -1,4 +1,4 @@
-"""A rehearsed cluster (`deployments.rehearsal`) as a child process of a benchmark or a test."""
+"""A rehearsed cluster (`serve.bench.rehearsal`) as a child process of a benchmark or a test."""
 
 import json
 import subprocess
@@ -39,7 +39,7 @@ class Cluster:
         self._command = [
             sys.executable,
             "-m",
-            "deployments.rehearsal",
+            "serve.bench.rehearsal",
             _spelled_out(settings),
             str(PORT),
             str(nodes),

@@ -2,7 +2,7 @@
 
 Owns:         the raylets, Serve on them, and the application; all end with this process.
 Does not own: what is asked of it, and when a node dies: whoever started it says so.
-Lives:        for one benchmark or test: `python -m deployments.rehearsal SETTINGS PORT NODES`,
+Lives:        for one benchmark or test: `python -m serve.bench.rehearsal SETTINGS PORT NODES`,
               in the environment that Serve is to run in.
 Dies:         at the end of its standard input, and with its raylets.
 
