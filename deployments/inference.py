@@ -22,9 +22,13 @@ from serve.fleet.pools import Pools
 from serve.fleet.replica import Standing
 from serve.ollama.answers import Answers
 from serve.ollama.dated import utc_offset_s
+from serve.ollama.depot import depot_of
+from serve.ollama.depot_routes import DepotRoutes
 from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
+from serve.ollama.peers import Peers
 from serve.ollama.reporter import CatalogueReporter, Connect
+from serve.ollama.stocking import Stocking
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Call, Frame, Head, Report
 from serve.settings import Settings, parse
@@ -37,12 +41,14 @@ _DIGEST_S = 2.0
 class Seat:
     """A replica's place: its pool, its own name and rank there, and how it finds its schedulers.
 
+    `peers`: the other replicas, whose models it may copy; None: it asks nobody.
     `tell`: what lists their names, and what finds one of them; None if nobody is to be told.
     """
 
     pool: str = ""
     who: Callable[[], tuple[str, int]] = lambda: ("", 0)
     tell: tuple[Names, Resolve] | None = None
+    peers: Peers | None = None
 
 
 class Inference:
@@ -75,16 +81,20 @@ class Inference:
             )
         self._settings = settings.model_copy(update={"inference": inference})
         self._gate = Gate(inference.slots, inference.max_queue)
-        self._answers = Answers(self._up, self._gate, self._name, self._poke_standings)
+        depot = depot_of(self._settings)
+        stocking = self._stocking = Stocking(inference, depot, seat.peers)
+        routes = DepotRoutes(depot, stocking.rows, lambda: stocking.is_settled)
+        self._answers = Answers(self._up, self._gate, self._name, self._poke_standings, routes)
         self._reporter = connect and CatalogueReporter(
             self.report, connect, self._settings.cache.catalogue_poll_s
         )
         self._watch = ParentWatch() if watch_parent else None
         if self._watch is not None:
             self._watch.start()
-        supervisor = Supervisor(self._settings, on_ready=self._poke)
+        supervisor = Supervisor(self._settings, on_ready=self._poke, prepare=stocking.prepare)
         await supervisor.start()
         self._supervisor = supervisor
+        stocking.start()
         if self._reporter is not None:
             self._reporter.start()
         self._standings = seat.tell and Standings(
@@ -166,6 +176,7 @@ class Inference:
             await self._standings.stop()
         if self._reporter is not None:
             await self._reporter.stop()
+        await self._stocking.stop()
         await supervisor.stop()
         if self._watch is not None:
             self._watch.stop()

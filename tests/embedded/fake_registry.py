@@ -55,6 +55,10 @@ class FakeRegistry(ThreadingHTTPServer):
     def name(self) -> str:
         return f"http://{self.host}/library/smollm2:135m"
 
+    def tag(self, model: str, tag: str) -> None:
+        """The same model under another name of its library."""
+        self.given[f"/v2/library/{model}/manifests/{tag}"] = self.manifest
+
     def _layer(self, kind: str, data: bytes) -> dict[str, object]:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self.blobs[digest] = data
