@@ -112,10 +112,7 @@ class Fetcher:
         for layer in blobs_of(manifest):
             done = 0 if layer in missing else layer.size
             progress.see("copying", layer.digest, layer.size, done)
-        here = [Growing(depot.unfinished("fetch", layer.digest)).size() for layer in missing]
-        wanted = sum(layer.size for layer in missing) - sum(here)
-        if wanted + _RESERVE > await asyncio.to_thread(depot.free):
-            raise EngineError(f"no space left: {wanted} bytes are wanted in {depot.root}")
+        await asyncio.to_thread(_check_room, depot, missing)
         for layer in missing:
             await self._blob(stores, depot, layer, holders, progress)
 
@@ -127,10 +124,10 @@ class Fetcher:
         holders: Sequence[str],
         progress: Progress,
     ) -> None:
-        growing = Growing(depot.unfinished("fetch", layer.digest))
+        growing = Growing(await asyncio.to_thread(depot.unfinished, "fetch", layer.digest))
         peers = list(holders)
         while await asyncio.to_thread(depot.blob, layer.digest) is None:
-            at = growing.size()
+            at = await asyncio.to_thread(growing.size)
             progress.see("copying", layer.digest, layer.size, at)
             if at < layer.size:
                 try:
@@ -163,6 +160,14 @@ class Fetcher:
         await _done(client, "POST", "/api/copy", {"source": name, "destination": model})
         if not had_it:
             await _done(client, "DELETE", "/api/delete", {"model": name})
+
+
+def _check_room(depot: Depot, missing: Sequence[Layer]) -> None:
+    """Before anything comes: a disk that is full of half a model is of no use to anybody."""
+    here = [Growing(depot.unfinished("fetch", layer.digest)).size() for layer in missing]
+    wanted = sum(layer.size for layer in missing) - sum(here)
+    if missing and wanted + _RESERVE > depot.free():
+        raise EngineError(f"no space left: {wanted} bytes are wanted in {depot.root}")
 
 
 def agreed(stocks: Mapping[str, Stock], name: str) -> dict[str, str]:

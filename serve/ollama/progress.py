@@ -42,11 +42,10 @@ _row = msgspec.json.Decoder(Row)
 class Progress:
     """One model's. What changes tells slowness from a stall."""
 
-    def __init__(self, model: str, depot: Depot | None) -> None:
+    def __init__(self, model: str) -> None:
         self.row = Row(short(model), "starting")
-        self._file = None if depot is None else _place(depot, model).with_suffix(".json")
         self._blobs: dict[str, tuple[int, int]] = {}
-        self._logged = self._filed = 0.0
+        self._logged = 0.0
         self._stall: asyncio.Timeout | None = None
         self._limit_s = 0.0
 
@@ -57,17 +56,14 @@ class Progress:
         totals, done = zip(*self._blobs.values(), strict=True) if self._blobs else ((), ())
         row = Row(self.row.name, status, sum(totals), sum(done))
         is_new = status != self.row.status and not digest
-        if self.watch(row, is_new=is_new):
-            self._keep()
+        self.watch(row, is_new=is_new)
 
-    def watch(self, row: Row, *, is_new: bool = False) -> bool:
-        """Something was seen, of our own fetch or of another replica's; is it news?"""
-        if row == self.row:
-            return False
-        self.row = row
-        self._reschedule()
-        self._log(is_new=is_new)
-        return True
+    def watch(self, row: Row, *, is_new: bool = False) -> None:
+        """Something was seen, of our own fetch or of another replica's."""
+        if row != self.row:
+            self.row = row
+            self._reschedule()
+            self._log(is_new=is_new)
 
     @contextlib.asynccontextmanager
     async def unless_stalled(self, limit_s: float) -> AsyncGenerator[None, None]:
@@ -83,12 +79,6 @@ class Progress:
             ) from None
         finally:
             self._stall = None
-
-    def close(self) -> None:
-        """It is over."""
-        if self._file is not None:
-            with contextlib.suppress(OSError):
-                self._file.unlink(missing_ok=True)
 
     def _reschedule(self) -> None:
         if self._stall is not None and not self._stall.expired():
@@ -106,44 +96,58 @@ class Progress:
                 self.row.total // _MIB,
             )
 
-    def _keep(self) -> None:
-        """For the others of this store."""
-        now = time.monotonic()
-        if self._file is not None and now - self._filed >= _FILE_S:
-            self._filed = now
-            with contextlib.suppress(OSError):  # a few bytes, a few times a second
-                unfinished = self._file.with_suffix(".new")
-                unfinished.write_bytes(msgspec.json.encode(self.row))
-                unfinished.replace(self._file)
+    async def keep(self, file: Path) -> None:
+        """Writes what changes there, for the others of this store, until it is cancelled."""
+        kept, unfinished = None, file.with_suffix(".new")
+        while True:
+            if kept != self.row:
+                kept = self.row
+                with contextlib.suppress(OSError):
+                    await asyncio.to_thread(_replace, unfinished, file, msgspec.json.encode(kept))
+            await asyncio.sleep(_FILE_S)
 
 
 @contextlib.asynccontextmanager
-async def turn(depot: Depot | None, progress: Progress, model: str) -> AsyncGenerator[None, None]:
+async def turn(depot: Depot, progress: Progress, model: str) -> AsyncGenerator[None, None]:
     """One replica of a store fetches a model at a time; the others look on.
 
     A store that we may not write to has no turns: its engine says what is wrong.
     """
-    if depot is None:
+    lock = await asyncio.to_thread(_opened, depot, model)
+    if lock is None:
         yield
         return
-    lock = await asyncio.to_thread(_opened, depot, model)
-    try:
-        while lock is not None and not _taken(lock):
-            seen = read(depot, model)
+    file = _place(depot, model).with_suffix(".json")
+    with lock:
+        while not _taken(lock):
+            seen = await asyncio.to_thread(_read, file)
             if seen is not None:
                 status = f"another replica: {seen.status}"
                 progress.watch(Row(seen.name, status, seen.total, seen.completed))
             await asyncio.sleep(_POLL_S)
-        yield
-    finally:
-        if lock is not None:
-            lock.close()
+        keeping = asyncio.get_running_loop().create_task(progress.keep(file))
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
+            await asyncio.to_thread(_remove, file)
 
 
-def read(depot: Depot, model: str) -> Row | None:
+def _replace(unfinished: Path, file: Path, data: bytes) -> None:
+    unfinished.write_bytes(data)
+    unfinished.replace(file)
+
+
+def _remove(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+
+
+def _read(file: Path) -> Row | None:
     """What the one who fetches it says last."""
     try:
-        return _row.decode(_place(depot, model).with_suffix(".json").read_bytes())
+        return _row.decode(file.read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -153,10 +157,9 @@ def rows_of(depot: Depot | None, ours: Iterable[Row]) -> Sequence[Row]:
     found = {row.name: row for row in ours}
     if depot is not None:
         for path in depot.ours.glob("fetching-*.json"):
-            with contextlib.suppress(OSError, msgspec.DecodeError):
-                row = _row.decode(path.read_bytes())
-                if row.name not in found and _is_held(path.with_suffix(".lock")):
-                    found[row.name] = row
+            row = _read(path)
+            if row is not None and row.name not in found and _is_held(path.with_suffix(".lock")):
+                found[row.name] = row
     return list(found.values())
 
 
@@ -182,5 +185,8 @@ def _taken(lock: BinaryIO) -> bool:
 
 
 def _is_held(path: Path) -> bool:
-    with path.open("ab") as lock:
-        return not _taken(lock)
+    try:
+        with path.open("ab") as lock:
+            return not _taken(lock)
+    except OSError:
+        return False

@@ -110,29 +110,27 @@ class Stocking:
     async def _fetch(
         self, client: EngineClient, model: str, holders: Mapping[str, str] | None = None
     ) -> None:
-        """One model, unless another replica of this store has just done it. Raises `EngineError`,
-        `ClientError`, `OSError`."""
-        progress = self._running[model] = Progress(model, self._depot)
+        """One model, unless another replica of this store has just done it: from those `holders`,
+        or from wherever it is. Raises `EngineError`, `ClientError`, `OSError`."""
+        if self._depot is None:
+            return
+        progress = self._running[model] = Progress(model)
         try:
             async with (
                 progress.unless_stalled(self._settings.fetch_stall_s),
                 turn(self._depot, progress, model),
             ):
-                try:
-                    if not await self._lacking(client, [model]):
-                        return
-                    if holders is None:
+                if holders is None:
+                    if await self._lacking(client, [model]):
                         await self._fetcher.fetch(client, model, progress)
-                    elif await self._still(model, holders):
-                        await self._fetcher.copy(model, holders, progress)
-                finally:
-                    progress.close()
+                elif await self._still(model, holders):
+                    await self._fetcher.copy(model, holders, progress)
         finally:
             del self._running[model]
 
     async def _still(self, model: str, holders: Mapping[str, str]) -> bool:
-        """Is it there as it was? Somebody may have deleted it while we waited for our turn."""
-        if self._stores is None:
+        """Is it there as it was, and not here? Much may have happened while we waited our turn."""
+        if self._depot is None or self._stores is None or model in await _names(self._depot):
             return False
         stocks, _ = await self._stores.stocks()
         return bool(set(shared(stocks).get(model, {}).items()) & set(holders.items()))
@@ -144,15 +142,23 @@ class Stocking:
             return True
         try:
             stocks, silent = await self._stores.stocks()
-            here = set(map(canonical, await asyncio.to_thread(depot.listing)))
-            for model, holders in shared(stocks).items():
+            here = await _names(depot)
+            for model, holders in sorted(shared(stocks).items()):
                 if model not in here:
                     await self._fetch(self._client, model, holders)
+                elif here[model] not in holders.values():
+                    _log.warning("%s is another model here than on all other replicas", model)
         except (RayllamaError, OSError) as error:
             _log.warning("the other replicas' models could not be copied yet: %s", error)
             return False
         self.is_settled = not silent
         return self.is_settled
+
+
+async def _names(depot: Depot) -> dict[str, str]:
+    """Canonical name → digest of what is in the store, whatever the engine has beside it."""
+    listing = await asyncio.to_thread(depot.listing)
+    return {canonical(name): digest for name, digest in listing.items()}
 
 
 def shared(stocks: Mapping[str, Stock]) -> dict[str, dict[str, str]]:

@@ -90,7 +90,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._blob(self.server.blobs[digest])
 
     def do_HEAD(self) -> None:
-        self._send(200 if self.path.rpartition("/")[2] in self.server.blobs else 404, b"")
+        found = self.server.blobs.get(self.path.rpartition("/")[2])
+        self._send(404 if found is None else 200, found or b"")
 
     def do_POST(self) -> None:
         if self.server.uploads_refused:
@@ -137,7 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _blob(self, data: bytes) -> None:
         asked = self.headers.get("Range", "bytes=0-")
         self.server.ranges.append(asked)
-        data = data[int(asked.removeprefix("bytes=").rstrip("-")) :]
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        data = data[int(first) : int(last) + 1 if last else None]
         if self.server.garbled:
             data = bytes(len(data))
         self._send(206, data)

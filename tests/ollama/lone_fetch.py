@@ -31,7 +31,7 @@ async def main() -> None:
     peers = HangingNeighbours({"a": DepotRoutes(depot(Path(source)))})
     stores, mine = PeerStores(peers), depot(Path(target))
     stocks, _ = await stores.stocks()
-    await Fetcher(mine, stores, "").copy(name, agreed(stocks, name), Progress(name, mine))
+    await Fetcher(mine, stores, "").copy(name, agreed(stocks, name), Progress(name))
 
 
 if __name__ == "__main__":

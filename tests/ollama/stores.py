@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from serve.errors import EngineDied
 from serve.ollama.depot import Depot
@@ -52,10 +52,14 @@ async def told(routes: DepotRoutes, verb: str, path: str, body: bytes = b"") -> 
     return status, json.loads(text)
 
 
+class Asked(Protocol):
+    def stream(self, call: Call) -> AsyncGenerator[Frame, None]: ...
+
+
 class Neighbours:
     """`serve.ollama.peers.Peers` over real stores of this machine. `calls` is what was asked."""
 
-    def __init__(self, stores: Mapping[str, DepotRoutes]) -> None:
+    def __init__(self, stores: Mapping[str, Asked]) -> None:
         self.stores = dict(stores)
         self.calls: list[Call] = []
 
@@ -79,7 +83,7 @@ class Neighbours:
 class FaultyNeighbours(Neighbours):
     """Of these, `faulty` fails in one way when a blob is asked for: dies, cuts, garbles, lies."""
 
-    def __init__(self, stores: Mapping[str, DepotRoutes], faulty: str, fault: str) -> None:
+    def __init__(self, stores: Mapping[str, Asked], faulty: str, fault: str) -> None:
         super().__init__(stores)
         self.faulty = faulty
         self.fault = fault

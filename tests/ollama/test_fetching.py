@@ -29,7 +29,7 @@ def stores(folder: Path, *names: str) -> dict[str, DepotRoutes]:
 
 
 async def copied(mine: Depot, peers: Neighbours, name: str = NAME) -> Progress:
-    progress, asked = Progress(name, mine), PeerStores(peers)
+    progress, asked = Progress(name), PeerStores(peers)
     stocks, _ = await asked.stocks()
     await Fetcher(mine, asked, "").copy(name, agreed(stocks, name), progress)
     return progress
@@ -100,9 +100,9 @@ async def test_a_manifest_that_changed_meanwhile_is_not_taken(tmp_path: Path) ->
     theirs, mine = stores(tmp_path, "a"), depot(tmp_path / "mine")
     fetcher = Fetcher(mine, PeerStores(Neighbours(theirs)), "")
     with pytest.raises(NotFound):
-        await fetcher.copy(NAME, {"a": "0" * 64}, Progress(NAME, mine))
+        await fetcher.copy(NAME, {"a": "0" * 64}, Progress(NAME))
     with pytest.raises(EngineRefused, match="not found"):
-        await fetcher.copy("gone", {"a": "0" * 64}, Progress("gone", mine))
+        await fetcher.copy("gone", {"a": "0" * 64}, Progress("gone"))
 
 
 async def test_a_disk_that_is_too_small_is_said_before_it_is_full(

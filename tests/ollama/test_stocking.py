@@ -138,7 +138,7 @@ async def test_two_replicas_of_one_store_pull_once(tmp_path: Path) -> None:
 
 async def test_who_waits_for_another_replica_sees_how_far_it_is(tmp_path: Path) -> None:
     store = depot(tmp_path)
-    working, waiting = Progress(SHORT, store), Progress(SHORT, store)
+    working, waiting = Progress(SHORT), Progress(SHORT)
     async with turn(store, working, SHORT):
         working.see("pulling", "sha256:a", 100, 10)
         others = asyncio.get_running_loop().create_task(_through(store, waiting))
@@ -150,7 +150,6 @@ async def test_who_waits_for_another_replica_sees_how_far_it_is(tmp_path: Path) 
             assert await asked(running, "/rayllama/fetching") == [row]
     await others
     assert rows_of(store, ()) == [], "whoever died without a word fetches nothing"
-    working.close()
     assert rows_of(store, [waiting.row]) == [waiting.row]
 
 
@@ -161,7 +160,7 @@ async def _through(store: Depot, progress: Progress) -> None:
 
 async def test_who_waits_for_one_that_stalls_gives_up_too(tmp_path: Path) -> None:
     store = depot(tmp_path / "models")
-    working = Progress(SHORT, store)
+    working = Progress(SHORT)
     async with turn(store, working, SHORT):
         working.see("pulling", "sha256:a", 100, 10)
         with pytest.raises(EngineNotReady, match="another replica: pulling, 10 of 100 bytes"):
@@ -222,7 +221,7 @@ async def test_a_model_that_goes_meanwhile_is_not_brought_back(tmp_path: Path) -
     peers = Neighbours({"a": DepotRoutes(theirs)})
     async with AsyncExitStack() as ends:
         other = await ends.enter_async_context(AsyncExitStack())
-        await other.enter_async_context(turn(store, Progress(NAME, store), NAME))
+        await other.enter_async_context(turn(store, Progress(NAME), NAME))
         running = await ends.enter_async_context(
             replica(pool(tmp_path, fetch_stall_s=PATIENCE_S), peers)
         )

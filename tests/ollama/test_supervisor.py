@@ -48,6 +48,16 @@ async def test_start_answers_and_stop_leaves_nothing(tmp_path: Path) -> None:
         await supervisor.ready()
 
 
+async def test_the_engine_finds_the_identity_in_its_home(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k")
+    async with Supervisor(faulty(tmp_path, identity=str(tmp_path / "key"))) as supervisor:
+        assert supervisor.engine_pid is not None
+        home = Path(psutil.Process(supervisor.engine_pid).environ()["HOME"])
+        assert (home / ".ollama" / "id_ed25519").read_text() == "k"
+    with pytest.raises(ConfigError, match="identity"):
+        await Supervisor(faulty(tmp_path, identity="/nope")).start()
+
+
 async def test_the_engine_stays_in_our_session_and_process_group(tmp_path: Path) -> None:
     async with Supervisor(faulty(tmp_path, "runner")) as supervisor:
         for pid in await family_of(supervisor.replica_id):
