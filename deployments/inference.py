@@ -22,8 +22,6 @@ from serve.fleet.pools import Pools
 from serve.fleet.replica import Standing
 from serve.ollama.answers import Answers
 from serve.ollama.dated import utc_offset_s
-from serve.ollama.depot import depot_of
-from serve.ollama.depot_routes import DepotRoutes
 from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
 from serve.ollama.peers import Peers
@@ -32,9 +30,6 @@ from serve.ollama.stocking import Stocking
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Call, Frame, Head, Report
 from serve.settings import Settings, parse
-
-_JSON = "application/json; charset=utf-8"
-_DIGEST_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,20 +76,20 @@ class Inference:
             )
         self._settings = settings.model_copy(update={"inference": inference})
         self._gate = Gate(inference.slots, inference.max_queue)
-        depot = depot_of(self._settings)
-        stocking = self._stocking = Stocking(inference, depot, seat.peers)
-        routes = DepotRoutes(depot, stocking.rows, lambda: stocking.is_settled)
-        self._answers = Answers(self._up, self._gate, self._name, self._poke_standings, routes)
+        self._stocking = Stocking(self._settings, seat.peers)
+        self._answers = Answers(
+            self._up, self._gate, self._name, self._poke_standings, self._stocking.routes
+        )
         self._reporter = connect and CatalogueReporter(
             self.report, connect, self._settings.cache.catalogue_poll_s
         )
         self._watch = ParentWatch() if watch_parent else None
         if self._watch is not None:
             self._watch.start()
-        supervisor = Supervisor(self._settings, on_ready=self._poke, prepare=stocking.prepare)
+        supervisor = Supervisor(self._settings, on_ready=self._poke, prepare=self._stocking.prepare)
         await supervisor.start()
         self._supervisor = supervisor
-        stocking.start()
+        self._stocking.start()
         if self._reporter is not None:
             self._reporter.start()
         self._standings = seat.tell and Standings(

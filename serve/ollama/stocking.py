@@ -19,11 +19,12 @@ from contextlib import suppress
 from serve.errors import EngineError, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import parse_tags
 from serve.ollama.client import EngineClient
-from serve.ollama.depot import Depot
+from serve.ollama.depot import Depot, depot_of
+from serve.ollama.depot_routes import DepotRoutes
 from serve.ollama.fetching import Fetcher, agreed
 from serve.ollama.peers import Peers, PeerStores, Stock
 from serve.ollama.progress import Progress, Row, turn
-from serve.settings import InferenceSettings
+from serve.settings import Settings
 from serve.wire.names import canonical
 
 _FIRST_S, _LAST_S = 1.0, 60.0
@@ -31,17 +32,19 @@ _log = logging.getLogger(__name__)
 
 
 class Stocking:
-    """Owns the task that copies in the background. `depot`: None where the engine isn't ours."""
+    """Owns the task that copies in the background. `peers`: None where nobody is to be asked.
 
-    def __init__(
-        self, settings: InferenceSettings, depot: Depot | None, peers: Peers | None = None
-    ) -> None:
-        self._settings = settings
-        self._depot = depot
+    `routes` answers what others ask of this store.
+    """
+
+    def __init__(self, settings: Settings, peers: Peers | None = None) -> None:
+        self._settings = settings.inference
+        self._depot = depot = depot_of(settings)  # None where the engine isn't ours
         self._stores = None if peers is None else PeerStores(peers)
-        self._fetcher = Fetcher(depot, self._stores, settings.mirror)
+        self._fetcher = Fetcher(depot, self._stores, settings.inference.mirror)
+        self.routes = DepotRoutes(depot, self.rows, lambda: self.is_settled)
         self._running: dict[str, Progress] = {}
-        self._late = list(settings.serves)
+        self._late = list(settings.inference.serves)
         self._client: EngineClient | None = None
         self._task: asyncio.Task[None] | None = None
         self.is_settled = False

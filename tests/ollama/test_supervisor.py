@@ -11,7 +11,7 @@ import pytest
 from serve.errors import ConfigError, EngineDied, EngineNotReady, EngineRefused
 from serve.ollama.client import EngineClient
 from serve.ollama.process import EngineProcess
-from serve.ollama.startup import until_ready
+from serve.ollama.startup import Prepare, until_ready
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Head
 from serve.settings import InferenceSettings, Settings
@@ -278,9 +278,12 @@ async def test_an_engine_that_ends_as_it_becomes_ready_is_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def faulty_until_ready(
-        client: EngineClient, process: EngineProcess | None, settings: InferenceSettings
+        client: EngineClient,
+        process: EngineProcess | None,
+        settings: InferenceSettings,
+        prepare: Prepare | None,
     ) -> str:
-        version = await until_ready(client, process, settings)
+        version = await until_ready(client, process, settings, prepare)
         if process is not None and not (tmp_path / "died").exists():
             (tmp_path / "died").touch()
             await process.kill()
