@@ -51,7 +51,7 @@ class Stocking:
 
     def rows(self) -> Sequence[Row]:
         """The models that this replica fetches now."""
-        return [progress.row for progress in self._running.values()]
+        return [progress.row for progress in list(self._running.values())]
 
     async def prepare(self, client: EngineClient) -> None:
         """For an engine that answers: fetch what the settings name and it lacks.

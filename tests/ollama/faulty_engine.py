@@ -123,8 +123,8 @@ class Faulty(BaseHTTPRequestHandler):
         if self.path == "/api/show" and "/" in request["model"]:
             self._show()
             return
-        if self.path == "/api/pull":
-            self._send_chunks(self._pull(request))
+        if self.path in ("/api/pull", "/api/copy"):
+            self._manage(request)
             return
         fault = request.get("fault", "")
         if not request.get("prompt"):
@@ -176,6 +176,8 @@ class Faulty(BaseHTTPRequestHandler):
         if "pull_fails" in FAULTS and not (SCRATCH / "registry_is_back").exists():
             yield compact({"error": "pull model manifest: file does not exist"}) + b"\n"
             return
+        if "pull_ends" in FAULTS:
+            return
         for done in range(1, 21):
             while done == 10 and "pull_stalls" in FAULTS:
                 yield compact(pulling(9)) + b"\n"
@@ -185,6 +187,28 @@ class Faulty(BaseHTTPRequestHandler):
         with (SCRATCH / "pulled").open("a") as file:
             file.write(request["model"] + "\n")
         yield compact({"status": "success"}) + b"\n"
+
+    def _manage(self, request: dict[str, Any]) -> None:
+        if self.path == "/api/copy":
+            self._copy(request)
+        elif "pull_refused" in FAULTS:
+            self._bytes(b"<html>go away</html>", 403, "text/html")
+        else:
+            self._send_chunks(self._pull(request))
+
+    def _copy(self, request: dict[str, Any]) -> None:
+        with (SCRATCH / "pulled").open("a") as file:
+            file.write(request["destination"] + "\n")
+        if "copy_fails" in FAULTS:
+            self._json({"error": "disk quota exceeded"}, 500)
+        else:
+            self._bytes(b"", 200, "")
+
+    def do_DELETE(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with (SCRATCH / "deleted").open("a") as file:
+            file.write(json.loads(body)["model"] + "\n")
+        self._bytes(b"", 200, "")
 
     def _send_chunks(self, parts: Iterator[bytes]) -> None:
         self.send_response(200)

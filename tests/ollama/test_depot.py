@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from pydantic import SecretStr
 
-from serve.errors import BadRequest
+from serve.errors import BadRequest, NotFound
 from serve.ollama.depot import PIECE, blobs_of, depot_of
 from serve.ollama.depot_routes import DepotRoutes
 from serve.settings import EmbeddedSettings, InferenceSettings, Settings, environment
@@ -42,6 +42,8 @@ async def test_what_is_not_there(tmp_path: Path) -> None:
     assert (await ask(routes, "GET", "/rayllama/manifests/nope"))[0] == 404
     assert (await ask(routes, "GET", "/rayllama/else"))[0] == 404
     assert (await ask(routes, "DELETE", BLOB))[0] == 404
+    with pytest.raises(NotFound):
+        store.read(digest(WEIGHTS), 0, 1)  # it went after it was looked for
     fill(store, NAME, WEIGHTS, CONFIG)
     assert (await ask(routes, "GET", f"{BLOB}?at=0&size={PIECE + 1}"))[0] == 416
     assert (await ask(routes, "GET", f"{BLOB}?at=7001&size=1"))[0] == 416

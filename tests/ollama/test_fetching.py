@@ -1,18 +1,23 @@
 """One model from other replicas' stores: whole, resumed, from the next one, never a wrong byte."""
 
+import asyncio
+import os
 import subprocess
 import sys
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
 from serve.errors import EngineDied, EngineError, EngineRefused, NotFound
 from serve.ollama import depot as depots
+from serve.ollama import peers as peers_module
 from serve.ollama.depot import PIECE, Depot
 from serve.ollama.depot_routes import DepotRoutes
 from serve.ollama.fetching import Fetcher, agreed, mirrored
 from serve.ollama.peers import PeerStores, Stock
 from serve.ollama.progress import Progress
+from serve.ports import Call, Failed, Frame, Head, Tail
 from tests.ollama.stores import NAME, FaultyNeighbours, Neighbours, depot, digest, fill, manifest
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +118,7 @@ async def test_a_disk_that_is_too_small_is_said_before_it_is_full(
     class FaultySmallDisk:
         f_bavail, f_frsize = 1000, 4096
 
-    monkeypatch.setattr(depots.os, "statvfs", lambda _: FaultySmallDisk)
+    monkeypatch.setattr(os, "statvfs", lambda _: FaultySmallDisk)
     with pytest.raises(EngineError, match="no space left: 8388617 bytes are wanted in "):
         await copied(mine, peers)
     assert peers.pieces() == []
@@ -121,7 +126,8 @@ async def test_a_disk_that_is_too_small_is_said_before_it_is_full(
 
 async def test_a_blob_that_vanishes_before_it_is_named_is_fetched_again(tmp_path: Path) -> None:
     mine, peers = depot(tmp_path / "mine"), Neighbours(stores(tmp_path, "a"))
-    put, times = mine.put_manifest, []
+    put = mine.put_manifest
+    times: list[str] = []
 
     def faulty_put(name: str, data: bytes) -> list[depots.Layer]:
         if not times:
@@ -140,6 +146,71 @@ async def test_those_who_do_not_answer_are_counted(tmp_path: Path) -> None:
     stocks, silent = await PeerStores(peers).stocks()
     assert list(stocks) == ["a"]
     assert silent == 1
+
+
+async def test_one_who_hangs_or_talks_nonsense_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FaultyStore:
+        def __init__(self, *frames: Frame) -> None:
+            self.frames = frames
+
+        async def stream(self, call: Call) -> AsyncGenerator[Frame, None]:
+            for frame in self.frames:
+                yield frame
+            if not self.frames:
+                await asyncio.Event().wait()
+
+    monkeypatch.setattr(peers_module, "_ASK_S", 0.2)
+    head, tail = Head(200, "application/json"), Tail("", "", "")
+    faulty = {
+        "hangs": FaultyStore(),
+        "breaks": FaultyStore(head, Failed("it broke")),
+        "nonsense": FaultyStore(head, b"<html>", tail),
+        "nothing": FaultyStore(Head(503, "", is_unreached=True), b""),
+    }
+    peers = Neighbours({**stores(tmp_path, "a"), **faulty})
+    stocks, silent = await PeerStores(peers).stocks()
+    assert list(stocks) == ["a"]
+    assert silent == 4
+
+    class FaultyOfOurs:
+        def stream(self, call: Call) -> AsyncGenerator[Frame, None]:
+            raise AssertionError("a fault of our own")
+
+    with pytest.raises(AssertionError):
+        await PeerStores(Neighbours({"x": FaultyOfOurs()})).stocks()
+
+
+async def test_a_piece_of_another_size_is_none(tmp_path: Path) -> None:
+    asked = PeerStores(Neighbours(stores(tmp_path, "a")))
+    with pytest.raises(EngineDied, match="another size"):
+        await asked.piece("a", digest(CONFIG), 0, 10)
+
+
+async def test_a_blob_of_no_bytes_crosses_too(tmp_path: Path) -> None:
+    theirs, mine = depot(tmp_path / "theirs"), depot(tmp_path / "mine")
+    fill(theirs, NAME, b"", CONFIG)
+    await copied(mine, Neighbours({"a": DepotRoutes(theirs)}))
+    assert mine.place(digest(b"")).read_bytes() == b""
+
+
+async def test_without_a_store_there_is_nothing_to_copy_to() -> None:
+    with pytest.raises(EngineError, match="no store"):
+        await Fetcher(None, None, "").copy(NAME, {}, Progress(NAME))
+
+
+async def test_blobs_that_vanish_again_and_again_end_it(tmp_path: Path) -> None:
+    mine, peers = depot(tmp_path / "mine"), Neighbours(stores(tmp_path, "a"))
+    put = mine.put_manifest
+
+    def faulty_put(name: str, data: bytes) -> list[depots.Layer]:
+        mine.place(digest(CONFIG)).unlink()
+        return put(name, data)
+
+    mine.put_manifest = faulty_put  # type: ignore[method-assign]
+    with pytest.raises(EngineError, match="vanish as soon as they are there"):
+        await copied(mine, peers)
 
 
 def test_of_several_manifests_most_have_the_right_one() -> None:

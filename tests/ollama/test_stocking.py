@@ -1,9 +1,11 @@
 """What a replica fetches before it is ready, and what it copies from the others afterwards."""
 
 import asyncio
+import errno
 import json
 import logging
-from collections.abc import AsyncGenerator
+import os
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from typing import Any
 import pytest
 
 from deployments.inference import Inference, Seat
-from serve.errors import EngineNotReady
+from serve.errors import EngineDied, EngineNotReady
+from serve.ollama import growing
 from serve.ollama import stocking as stockings
 from serve.ollama.depot import Depot
 from serve.ollama.depot_routes import DepotRoutes
@@ -92,6 +95,84 @@ async def test_a_model_that_must_come_and_does_not_ends_the_start(tmp_path: Path
     with pytest.raises(EngineNotReady, match="could not be fetched: pull model manifest: file doe"):
         async with replica(pool(tmp_path, "pull_fails", models=["tiny:v1"])):
             pass
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [("pull_refused", "<html>go away</html>"), ("pull_ends", "the pull ended without a word")],
+)
+async def test_a_pull_that_goes_otherwise_wrong(fault: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineNotReady, match=f"could not be fetched: {words}"):
+        async with replica(pool(tmp_path, fault, models=["tiny:v1"])):
+            pass
+
+
+async def test_the_name_at_the_mirror_goes_unless_it_was_there_before(tmp_path: Path) -> None:
+    mirror: dict[str, Any] = {"models": ["tiny:v1"], "mirror": "models.example:5000"}
+    there = "models.example:5000/library/tiny:v1"
+    async with replica(pool(tmp_path / "1", **mirror)):
+        assert pulls(tmp_path / "1") == [there]
+        assert (tmp_path / "1" / "deleted").read_text() == f"{there}\n"
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "pulled").write_text(f"{there}\n")
+    async with replica(pool(tmp_path / "2", **mirror)):
+        assert pulls(tmp_path / "2") == [there]
+        assert not (tmp_path / "2" / "deleted").exists()
+    with pytest.raises(EngineNotReady, match="could not be fetched: disk quota exceeded"):
+        async with replica(pool(tmp_path / "3", "copy_fails", **mirror)):
+            pass
+
+
+async def test_a_store_that_may_not_be_written_is_left_to_the_engine(tmp_path: Path) -> None:
+    settings = pool(tmp_path, models=["tiny:v1"])
+    (tmp_path / "models").write_text("not a folder")
+    theirs = depot(tmp_path / "theirs")
+    fill(theirs, NAME, WEIGHTS, CONFIG)
+    async with replica(settings, Neighbours({"a": DepotRoutes(theirs)})) as running:
+        assert pulls(tmp_path) == ["tiny:v1"]
+        assert await asked(running, "/rayllama/fetching") == []
+
+
+async def test_a_disk_that_fills_up_is_told_and_not_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def faulty_full_disk(file: int, at: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(stockings, "_FIRST_S", 0.05)
+    theirs = depot(tmp_path / "theirs")
+    fill(theirs, NAME, WEIGHTS, CONFIG)
+    monkeypatch.setattr(growing, "_write", faulty_full_disk)
+    async with replica(pool(tmp_path), Neighbours({"a": DepotRoutes(theirs)})) as running:
+        await until(lambda: "No space left on device" in caplog.text)
+        assert not running._stocking.is_settled
+        monkeypatch.undo()
+        await until(lambda: list(mine(tmp_path).listing()) == [NAME])
+
+
+async def test_peers_that_cannot_be_found_are_no_reason_not_to_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class FaultyNeighbours(Neighbours):
+        async def peers(self) -> Sequence[str]:
+            raise EngineDied("nobody knows")
+
+    async with replica(pool(tmp_path, models=["tiny:v1"]), FaultyNeighbours({})) as running:
+        assert pulls(tmp_path) == ["tiny:v1"]
+        await until(lambda: "could not be copied yet: nobody knows" in caplog.text)
+        assert not running._stocking.is_settled
+
+
+async def test_a_model_that_is_another_one_here_is_left_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs, store = depot(tmp_path / "theirs"), mine(tmp_path)
+    fill(theirs, NAME, WEIGHTS, CONFIG)
+    old = fill(store, NAME, CONFIG)
+    async with replica(pool(tmp_path), Neighbours({"a": DepotRoutes(theirs)})) as running:
+        await until(lambda: running._stocking.is_settled)
+        assert store.manifest(NAME) == old
+    assert f"{NAME} is another model here than on all other replicas" in caplog.text
 
 
 async def test_one_that_should_come_is_tried_again_later(
