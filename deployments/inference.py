@@ -24,25 +24,26 @@ from serve.ollama.answers import Answers
 from serve.ollama.dated import utc_offset_s
 from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
+from serve.ollama.peers import Peers
 from serve.ollama.reporter import CatalogueReporter, Connect
+from serve.ollama.stocking import Stocking
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Call, Frame, Head, Report
 from serve.settings import Settings, parse
-
-_JSON = "application/json; charset=utf-8"
-_DIGEST_S = 2.0
 
 
 @dataclass(frozen=True)
 class Seat:
     """A replica's place: its pool, its own name and rank there, and how it finds its schedulers.
 
+    `peers`: the other replicas, whose models it may copy; None: it asks nobody.
     `tell`: what lists their names, and what finds one of them; None if nobody is to be told.
     """
 
     pool: str = ""
     who: Callable[[], tuple[str, int]] = lambda: ("", 0)
     tell: tuple[Names, Resolve] | None = None
+    peers: Peers | None = None
 
 
 class Inference:
@@ -75,16 +76,20 @@ class Inference:
             )
         self._settings = settings.model_copy(update={"inference": inference})
         self._gate = Gate(inference.slots, inference.max_queue)
-        self._answers = Answers(self._up, self._gate, self._name, self._poke_standings)
+        self._stocking = Stocking(self._settings, seat.peers)
+        self._answers = Answers(
+            self._up, self._gate, self._name, self._poke_standings, self._stocking.routes
+        )
         self._reporter = connect and CatalogueReporter(
             self.report, connect, self._settings.cache.catalogue_poll_s
         )
         self._watch = ParentWatch() if watch_parent else None
         if self._watch is not None:
             self._watch.start()
-        supervisor = Supervisor(self._settings, on_ready=self._poke)
+        supervisor = Supervisor(self._settings, on_ready=self._poke, prepare=self._stocking.prepare)
         await supervisor.start()
         self._supervisor = supervisor
+        self._stocking.start()
         if self._reporter is not None:
             self._reporter.start()
         self._standings = seat.tell and Standings(
@@ -166,6 +171,7 @@ class Inference:
             await self._standings.stop()
         if self._reporter is not None:
             await self._reporter.stop()
+        await self._stocking.stop()
         await supervisor.stop()
         if self._watch is not None:
             self._watch.stop()

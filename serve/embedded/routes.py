@@ -14,6 +14,7 @@ from serve.embedded.generate import generate
 from serve.embedded.loaded import Loaded
 from serve.embedded.managing import copy, delete, head_blob, post_blob
 from serve.embedded.pulling import pull
+from serve.embedded.pushing import push
 from serve.embedded.replies import Reply, Whole, json_reply
 from serve.embedded.show import ps, show, tags
 from serve.errors import EngineError
@@ -71,6 +72,7 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/api/ps": {"GET": ps},
     "/api/show": {"POST": show},
     "/api/pull": {"POST": pull},
+    "/api/push": {"POST": push},
     "/api/create": {"POST": create},
     "/api/copy": {"POST": copy},
     "/api/delete": {"DELETE": delete},

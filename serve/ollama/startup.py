@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 
 from serve.errors import EngineError, EngineNotReady
 from serve.ollama.client import EngineClient
@@ -9,6 +10,8 @@ from serve.ollama.process import EngineProcess
 from serve.settings import InferenceSettings
 
 _POLL_S = 0.05
+Prepare = Callable[[EngineClient], Awaitable[None]]
+"""Fetches models; as long as bytes come. Raises `EngineError` if one that must come doesn't."""
 
 
 def free_port() -> int:
@@ -20,14 +23,23 @@ def free_port() -> int:
 
 
 async def until_ready(
-    client: EngineClient, process: EngineProcess | None, settings: InferenceSettings
+    client: EngineClient,
+    process: EngineProcess | None,
+    settings: InferenceSettings,
+    prepare: Prepare | None = None,
 ) -> str:
-    """Wait for the engine's first answer, then load the models; its version.
+    """Wait for the engine's first answer, let `prepare` fetch what it lacks, then load the models;
+    its version.
 
     Raises `EngineNotReady` with what happened and the last lines of the engine's log.
     `process` is None for an engine that isn't ours.
     """
     version = await _first_version(client, process, settings.start_timeout_s)
+    if prepare is not None:
+        try:
+            await prepare(client)
+        except EngineError as exc:
+            raise EngineNotReady(story(str(exc), process)) from exc
     for model in settings.models:
         await _load(client, process, model, settings)
     return version

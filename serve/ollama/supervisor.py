@@ -24,11 +24,11 @@ from serve.errors import EngineDied, EngineError, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import CatalogueReader, fingerprint
 from serve.ollama.client import EngineClient
 from serve.ollama.dated import DatedModels
-from serve.ollama.environment import engine_command, engine_environment
+from serve.ollama.environment import engine_command, engine_environment, give_identity
 from serve.ollama.process import EngineProcess
 from serve.ollama.reaper import Mark, reap, reap_stale
 from serve.ollama.runners import Shown, shown
-from serve.ollama.startup import free_port, story, until_ready
+from serve.ollama.startup import Prepare, free_port, story, until_ready
 from serve.ports import Call, Head
 from serve.settings import Settings
 from serve.wire.names import canonical
@@ -46,13 +46,19 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """One engine and its client. `async with`, or `start` and `stop`.
 
-    `on_ready` is called after every start and restart.
+    `on_ready` is called after every start and restart, `prepare` during each.
     """
 
-    def __init__(self, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_ready: Callable[[], None] = lambda: None,
+        prepare: Prepare | None = None,
+    ) -> None:
         self._settings = settings
         self._inference = settings.inference
         self._on_ready = on_ready
+        self._prepare = prepare
         self.replica_id = secrets.token_hex(8)
         self._mark = Mark.of_this_process(self.replica_id)
         self._directory: Path | None = None
@@ -222,6 +228,7 @@ class Supervisor:
         port, home = free_port(), self._directory / "home"
         home.mkdir(exist_ok=True)
         environment = engine_environment(self._settings, port=port, home=home, mark=str(self._mark))
+        give_identity(self._inference.identity, home)
         command = engine_command(self._settings, port)
         _log.info(
             "starting %s on port %d, models in %s",
@@ -237,7 +244,7 @@ class Supervisor:
         return self._process, self._client
 
     async def _until_ready(self, client: EngineClient, process: EngineProcess | None) -> None:
-        self.engine_version = await until_ready(client, process, self._inference)
+        self.engine_version = await until_ready(client, process, self._inference, self._prepare)
         if process is None or not process.exited.done():  # else the watch restarts it
             self._settled.set()
             self._on_ready()

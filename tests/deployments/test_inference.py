@@ -280,7 +280,7 @@ async def test_a_replica_that_watches_its_parent_stops_watching_when_it_stops(
 async def test_digests_that_cannot_be_read_cost_only_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deployments.inference._DIGEST_S", 0.1)
+    monkeypatch.setattr("serve.ollama.answers._DIGEST_S", 0.1)
     async with replica(faulty(tmp_path)) as running:
         (tmp_path / "tags_hang").touch()
         head, body, tail = await collect(running.stream(generate()))

@@ -11,7 +11,7 @@ import pytest
 from serve.errors import ConfigError, EngineDied, EngineNotReady, EngineRefused
 from serve.ollama.client import EngineClient
 from serve.ollama.process import EngineProcess
-from serve.ollama.startup import until_ready
+from serve.ollama.startup import Prepare, until_ready
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Head
 from serve.settings import InferenceSettings, Settings
@@ -46,6 +46,16 @@ async def test_start_answers_and_stop_leaves_nothing(tmp_path: Path) -> None:
     await supervisor.stop()
     with pytest.raises(EngineNotReady, match="stopped"):
         await supervisor.ready()
+
+
+async def test_the_engine_finds_the_identity_in_its_home(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("k")
+    async with Supervisor(faulty(tmp_path, identity=str(tmp_path / "key"))) as supervisor:
+        assert supervisor.engine_pid is not None
+        home = Path(psutil.Process(supervisor.engine_pid).environ()["HOME"])
+        assert (home / ".ollama" / "id_ed25519").read_text() == "k"
+    with pytest.raises(ConfigError, match="identity"):
+        await Supervisor(faulty(tmp_path, identity="/nope")).start()
 
 
 async def test_the_engine_stays_in_our_session_and_process_group(tmp_path: Path) -> None:
@@ -268,9 +278,12 @@ async def test_an_engine_that_ends_as_it_becomes_ready_is_restarted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def faulty_until_ready(
-        client: EngineClient, process: EngineProcess | None, settings: InferenceSettings
+        client: EngineClient,
+        process: EngineProcess | None,
+        settings: InferenceSettings,
+        prepare: Prepare | None,
     ) -> str:
-        version = await until_ready(client, process, settings)
+        version = await until_ready(client, process, settings, prepare)
         if process is not None and not (tmp_path / "died").exists():
             (tmp_path / "died").touch()
             await process.kill()
