@@ -25,11 +25,13 @@ from deployments.handles import (
     SHARD_NAME,
     ReportToShards,
     address_of,
+    deployment_of,
     scheduler_names,
     who_am_i,
 )
 from deployments.inference import Inference, Seat
 from deployments.ingress import Ingress
+from deployments.peers import Siblings
 from deployments.scheduler import Scheduler
 from serve.cache.places import place
 from serve.cache.service import policies
@@ -90,10 +92,11 @@ def _inference(args: Settings, pool: str) -> ray_serve.Application:
     scale: dict[str, Any] = {"num_replicas": len(shape.urls) or shape.replicas}
     if shape.max_replicas is not None:
         scale = {"autoscaling_config": _autoscaling(shape, pool)}
-    seat = Seat(pool, who_am_i, (partial(scheduler_names, pool), address_of))
+    told = partial(scheduler_names, pool), address_of
+    seat = Seat(pool, who_am_i, told, Siblings(args, pool))
     return ray_serve.deployment(
         Inference,
-        name=f"Inference-{pool}" if pool else "Inference",
+        name=deployment_of(pool),
         ray_actor_options=options,
         max_ongoing_requests=shape.slots + shape.max_queue + _CONTROL_CALLS,
         graceful_shutdown_timeout_s=shape.drain_timeout_s,
