@@ -55,8 +55,7 @@ async def replica(
         inference=InferenceSettings.model_validate(given | inference),
         embedded=EmbeddedSettings(store=str(folder), threads=1),
     )
-    running = Inference.__new__(Inference)
-    await Inference.__init__(running, settings, None, Seat(peers=peers), watch_parent=False)
+    running = await Inference.launch(settings, None, Seat(peers=peers))
     try:
         yield running
     finally:

@@ -40,8 +40,7 @@ def pool(scratch: Path, fault: str = "", **inference: Any) -> Settings:
 async def replica(
     settings: Settings, peers: Neighbours | None = None
 ) -> AsyncGenerator[Inference, None]:
-    running = Inference.__new__(Inference)
-    await Inference.__init__(running, settings, None, Seat(peers=peers), watch_parent=False)
+    running = await Inference.launch(settings, None, Seat(peers=peers))
     try:
         yield running
     finally:
