@@ -1,4 +1,4 @@
-"""`rayllama-haproxy`: the executable that Serve starts in HAProxy's place, and that becomes HAProxy.
+"""`rayllama-haproxy`: what Serve starts in HAProxy's place, and what becomes HAProxy.
 
 Serve lets one name its HAProxy (RAY_SERVE_HAPROXY_BINARY_PATH) and starts it as
 `BIN -db -f CONFIG …`, at each reload again (`-sf OLD … -x SOCKET`). So here CONFIG is read, amended
