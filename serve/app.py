@@ -19,10 +19,12 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.admin import Admin
 from deployments.cache import Cache
+from deployments.edge import Edge
 from deployments.handles import (
     ADMIN_NAME,
     SCHEDULER_NAME,
     SHARD_NAME,
+    NodeEdge,
     ReportToShards,
     address_of,
     deployment_of,
@@ -78,7 +80,7 @@ def build(args: Settings) -> ray_serve.Application:
         graceful_shutdown_timeout_s=args.ingress.drain_timeout_s,
         deployment_actors=[*shards, *_schedulers(args), *_admin(args)],
     )
-    return ingress.bind(args, inference)
+    return ingress.bind(args, inference, NodeEdge(Edge, args))
 
 
 def _inference(args: Settings, pool: str) -> ray_serve.Application:

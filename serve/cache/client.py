@@ -286,7 +286,9 @@ class ShardClient:
         """Returns or raises `CacheUnavailable` when the connection is of no more use."""
         if self._watcher is not None:
             asked_at = self._clock()
-            answer = await link.ask(Subscribe(link.next_id(), self._serves, self._lingers), self._lease_s)
+            answer = await link.ask(
+                Subscribe(link.next_id(), self._serves, self._lingers), self._lease_s
+            )
             viewed = _expect(answer, Viewed)
             self._renewed(link, viewed.view.epoch, asked_at)
         elif self._serves:

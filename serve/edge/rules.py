@@ -129,8 +129,9 @@ def _plain(kind: str, content_type: str, end: str) -> str:
 
 
 _HEADERS = (
-    'hdr x-rayllama-cache "hit; tier=edge" hdr age "%[var(txn.edge_age)]"'
-    ' hdr cache-status "%[var(txn.edge_status)]" hdr x-request-id "%[var(txn.edge_id)]"'
+    'hdr date "%[var(txn.edge_date)]" hdr x-rayllama-cache "hit; tier=edge"'
+    ' hdr age "%[var(txn.edge_age)]" hdr cache-status "%[var(txn.edge_status)]"'
+    ' hdr x-request-id "%[var(txn.edge_id)]"'
 )
 
 _RULES = """\
@@ -164,6 +165,7 @@ _RULES = """\
     http-request set-var(txn.edge_ttl) var(txn.edge_value),field(3,|),sub(txn.edge_age) if edge_hit
     http-request set-var(txn.edge_ttl) int(0) if edge_hit { var(txn.edge_ttl) -m int lt 0 }
     http-request set-var-fmt(txn.edge_status) "rayllama; hit; ttl=%[var(txn.edge_ttl)]; key=\\"%[var(txn.edge_value),field(4,|)]\\"; detail=edge" if edge_hit
+    http-request set-var(txn.edge_date) date,http_date if edge_hit
     http-request set-var(txn.edge_kind) var(txn.edge_value),field(5,|) if edge_hit
     http-request set-var(txn.edge_id) uuid if edge_hit !{ req.fhdr(x-request-id) -m len 1:128 }
     http-request set-var(txn.edge_id) req.fhdr(x-request-id) if edge_hit { req.fhdr(x-request-id) -m len 1:128 }
@@ -181,6 +183,7 @@ local types = {
 core.register_action("rayllama_edge", { "http-req" }, function(txn)
   local reply = txn:reply{ status = 200 }
   reply:add_header("content-type", types[txn:get_var("txn.edge_kind")])
+  reply:add_header("date", txn:get_var("txn.edge_date"))
   reply:add_header("x-rayllama-cache", "hit; tier=edge")
   reply:add_header("age", tostring(txn:get_var("txn.edge_age")))
   reply:add_header("cache-status", txn:get_var("txn.edge_status"))

@@ -95,7 +95,7 @@ class Ingress:
 class Proxy:
     """The proxy, in a folder of its own; `with Proxy() as proxy:`."""
 
-    def __init__(self, bufsize: int = 16384) -> None:
+    def __init__(self, bufsize: int = 16384, ingress_port: int = 0) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="edge-"))
         self.ingress = Ingress()
         self.port, self.stats_port, self.metrics_port = free_ports(3)
@@ -108,7 +108,7 @@ class Proxy:
             "RAY_SERVE_HAPROXY_NBTHREAD": "1",
         }
         command = [sys.executable, str(Path(__file__).with_name("rendered.py"))]
-        arguments = [str(self.folder), str(self.port), str(self.ingress.port)]
+        arguments = [str(self.folder), str(self.port), str(ingress_port or self.ingress.port)]
         subprocess.run([*command, *arguments], env=environment, check=True, capture_output=True)
 
     def __enter__(self) -> Self:
