@@ -33,7 +33,7 @@ class Listener:
         self._secret = secret
         self._server: asyncio.Server | None = None
         self._peers: set[asyncio.StreamWriter] = set()
-        self._hearing: set[asyncio.Task[None]] = set()
+        self._hearing: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._telling: asyncio.Task[None] | None = None
         self._wanted = 0
 
@@ -51,10 +51,12 @@ class Listener:
     ) -> None:
         if self._server is not None:
             self._server.close()
-        tasks = [*self._hearing, *([self._telling] if self._telling else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.wait([self._telling])
+        for writer in self._hearing.values():
+            writer.transport.abort()  # which ends who hears it
+        await asyncio.gather(*self._hearing, return_exceptions=True)
 
     @property
     def address(self) -> Address:
@@ -66,8 +68,8 @@ class Listener:
     async def _greeted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         if task is not None:
-            self._hearing.add(task)
-            task.add_done_callback(self._hearing.discard)
+            self._hearing[task] = writer
+            task.add_done_callback(self._hearing.pop)
         try:
             await self._hear(reader, writer)
         except (OSError, TimeoutError) as fault:

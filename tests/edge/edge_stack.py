@@ -2,65 +2,98 @@
 beside it, and Serve's HAProxy in front."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from time import monotonic, time
-from typing import Any
+from urllib.parse import urlsplit
 
-from msgspec import json
-
+from serve.cache.client import Address
+from serve.cache.service import AnswerCache
 from serve.edge.feeder import Feeder
-from serve.edge.launcher import FOLDER, STATE, State
 from serve.edge.listener import Listener
 from serve.edge.scout import Scout
+from serve.errors import CacheUnavailable
+from serve.settings import Settings
 from tests.edge.proxy import Answer, Proxy
 from tests.stack import Stack
 
 
 class Edge:
-    """`proxy` is what clients ask."""
+    """`proxy` is what clients ask; `listener`, if there is one, what the ingress tells."""
 
-    def __init__(self, stack: Stack, proxy: Proxy) -> None:
-        self.stack = stack
-        self.proxy = proxy
+    proxy: Proxy
+    feeder: Feeder
+
+    def __init__(self, settings: Settings) -> None:
+        self.stack = Stack(settings)
+        self.stack.scout = self._scouting
+        self.listener: Listener | None = None
+        self.scout: Scout | None = None
         self.exits = AsyncExitStack()
-        self.answers = stack.doors[0].answers
 
-    async def open(self) -> None:
+    def _scouting(self, answers: AnswerCache) -> Scout:
+        self.scout = Scout(
+            self._where,
+            min_hits=self.stack.settings.edge.min_hits,
+            lifetime_s=answers.lifetime_s,
+            generation=lambda: answers.generation,
+            clock=monotonic,
+        )
+        return self.scout
+
+    async def _where(self) -> Address:
+        if self.listener is None:
+            raise CacheUnavailable("no feeder yet")
+        return self.listener.address
+
+    async def _shard(self) -> Address:
+        return self.stack.shard_address
+
+    async def feed(self) -> None:
+        """Start the feeder, and return when it feeds."""
         settings = self.stack.settings
+        shards = [partial(self._shard)]
         self.feeder = Feeder(
             settings.edge,
             settings.cache,
-            [self.stack._where],
-            self._look,
+            shards,
+            lambda: self.proxy.state,
             clock=monotonic,
             now=time,
         )
         await self.exits.enter_async_context(self.feeder)
-        listener = await self.exits.enter_async_context(Listener(self.feeder, b"s" * 32))
-
-        async def where() -> tuple[str, int, bytes]:
-            return listener.address
-
-        self.scout = Scout(
-            where,
-            min_hits=settings.edge.min_hits,
-            lifetime_s=self.answers.lifetime_s,
-            generation=lambda: self.answers.generation,
-            clock=monotonic,
-        )
+        listener = Listener(self.feeder, b"s" * 32)
+        self.listener = await self.exits.enter_async_context(listener)
+        assert self.scout is not None
         await self.exits.enter_async_context(self.scout)
+        async with asyncio.timeout(20):
+            while not (self.scout._wanted_bytes and self.feeder.lease_left_s):
+                await asyncio.sleep(0.01)
 
-    def _look(self) -> State | None:
+    def until_edge(self, path: str, body: bytes, headers: dict[str, str]) -> Answer | None:
+        """The answer of the edge, or None if the answer is none that can be there."""
+        deadline = monotonic() + 2
+        while True:
+            answer = self.proxy.ask(path, body, headers)
+            if answer.is_edge:
+                return answer
+            if "near" not in answer.headers.get("x-rayllama-cache", ""):
+                answer = self.proxy.ask(path, body, headers)
+                if not answer.headers.get("x-rayllama-cache", "").startswith("hit"):
+                    return None
+            assert self.scout is not None
+            if monotonic() > deadline:
+                return None
+
+
+@contextmanager
+def edge_stack(settings: Settings) -> Iterator[Edge]:
+    edge = Edge(settings)
+    with edge.stack as stack, Proxy(ingress_port=urlsplit(stack.url).port or 0) as edge.proxy:
+        edge.proxy.start()
+        stack.run(edge.feed())
         try:
-            return json.decode((self.proxy.folder / FOLDER / STATE).read_bytes(), type=State)
-        except OSError:
-            return None
-
-    def ask(self, path: str, body: Any, **headers: str) -> Answer:
-        return self.proxy.ask(path, json.encode(body), headers)
-
-
-async def until_connected(edge: Edge) -> None:
-    async with asyncio.timeout(20):
-        while not (edge.scout._wanted_bytes and edge.feeder.proxy.leased_until > monotonic()):
-            await asyncio.sleep(0.01)
+            yield edge
+        finally:
+            stack.run(edge.exits.aclose())

@@ -110,6 +110,9 @@ class Proxy:
         command = [sys.executable, str(Path(__file__).with_name("rendered.py"))]
         arguments = [str(self.folder), str(self.port), str(ingress_port or self.ingress.port)]
         subprocess.run([*command, *arguments], env=environment, check=True, capture_output=True)
+        if ingress_port:  # a real ingress, but no replica of Serve's, which has that route
+            text = self.config.read_text()
+            self.config.write_text(text.replace("httpchk GET /-/healthz", "httpchk GET /healthz"))
 
     def __enter__(self) -> Self:
         return self
