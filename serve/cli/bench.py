@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-from serve.bench import elastic, hit, join, miss, restart, target, trace
+from serve.bench import edge, elastic, hit, join, miss, restart, target, trace
 from serve.cli import greeting
 from serve.cli.deployfile import DEFAULT, read
 from serve.cli.machine import get
 from serve.errors import ConfigError
 
-_ALL = ["hit", "miss", "all", "join", "restart", "trace", "elastic"]
+_ALL = ["hit", "miss", "all", "join", "restart", "trace", "elastic", "edge"]
 URL = "http://127.0.0.1:8000"
 _OWN_PORT = 8100
 _OWN_PORTS = {
@@ -91,8 +91,13 @@ def _trace(arguments: Namespace) -> int:
 
 def _measured(arguments: Namespace) -> dict[str, dict[str, float | str | None]]:
     headers = {"Authorization": f"Bearer {arguments.key}"} if arguments.key else {}
+    if arguments.what != "edge":
+        headers |= edge.NOT_THE_EDGE
     found = target.find(arguments.url, arguments.model, headers, engine=arguments.engine)
     figures = {}
+    if arguments.what == "edge":
+        rounds, seconds = arguments.rounds, arguments.seconds
+        return {"edge": edge.edge(found, rounds=rounds, seconds=seconds, say=_say)}
     if arguments.what == "join":
         return {"join": join.join(found, streams=arguments.streams, say=_say)}
     if arguments.what != "miss":
