@@ -5,7 +5,8 @@ Owns:         one engine (a child process, or an attached server), its client, t
 Does not own: which replica gets a call (the handle's router), what may be cached (serve.cache),
               dialects other than Ollama's own (serve.web).
 Lives:        one per GPU, as many as `inference.replicas`; the ingress calls it through its handle.
-Dies:         a dead engine is restarted in place; too many deaths fail the health check and Serve
+Dies:         a dead engine, a wedged one, or one that lost its GPU is restarted in place; too many
+              deaths fail the health check and Serve
               replaces the replica. Leaving, it has been drained by Serve, then stops the engine.
               Killed, its engine is ended by the keeper; its raylet killed, it ends itself.
 """
@@ -13,6 +14,7 @@ Dies:         a dead engine is restarted in place; too many deaths fail the heal
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from time import time
 from typing import Any, Self
 
@@ -21,10 +23,12 @@ from serve.errors import EngineNotReady
 from serve.fleet.pools import Pools
 from serve.fleet.replica import Standing
 from serve.ollama.answers import Answers
+from serve.ollama.canary import Canary
 from serve.ollama.dated import utc_offset_s
 from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
 from serve.ollama.reporter import CatalogueReporter, Connect
+from serve.ollama.restarts import Cause
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Call, Frame, Head, Report
 from serve.settings import Settings, parse
@@ -38,11 +42,13 @@ class Seat:
     """A replica's place: its pool, its own name and rank there, and how it finds its schedulers.
 
     `tell`: what lists their names, and what finds one of them; None if nobody is to be told.
+    `restarted`: counts the restarts of a pool's engines.
     """
 
     pool: str = ""
     who: Callable[[], tuple[str, int]] = lambda: ("", 0)
     tell: tuple[Names, Resolve] | None = None
+    restarted: Callable[[str, Cause], None] = lambda pool, cause: None  # noqa: ARG005
 
 
 class Inference:
@@ -82,9 +88,11 @@ class Inference:
         self._watch = ParentWatch() if watch_parent else None
         if self._watch is not None:
             self._watch.start()
-        supervisor = Supervisor(self._settings, on_ready=self._poke)
+        supervisor = Supervisor(self._settings, self._poke, partial(seat.restarted, seat.pool))
         await supervisor.start()
         self._supervisor = supervisor
+        self._canary = Canary(supervisor, self._gate, inference)
+        self._canary.start()
         if self._reporter is not None:
             self._reporter.start()
         self._standings = seat.tell and Standings(
@@ -166,6 +174,7 @@ class Inference:
             await self._standings.stop()
         if self._reporter is not None:
             await self._reporter.stop()
+        await self._canary.stop()
         await supervisor.stop()
         if self._watch is not None:
             self._watch.stop()

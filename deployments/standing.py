@@ -54,6 +54,7 @@ async def standing_of(
         ids=ids,
         digests={model: each.digest for model, each in models.items()},
         engine_version=supervisor.engine_version,
+        last_error=supervisor.last_error,
     )
 
 

@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.admin import Admin
 from deployments.cache import Cache
+from deployments.engine_gauges import count_restart
 from deployments.handles import (
     ADMIN_NAME,
     SCHEDULER_NAME,
@@ -90,7 +91,7 @@ def _inference(args: Settings, pool: str) -> ray_serve.Application:
     scale: dict[str, Any] = {"num_replicas": len(shape.urls) or shape.replicas}
     if shape.max_replicas is not None:
         scale = {"autoscaling_config": _autoscaling(shape, pool)}
-    seat = Seat(pool, who_am_i, (partial(scheduler_names, pool), address_of))
+    seat = Seat(pool, who_am_i, (partial(scheduler_names, pool), address_of), count_restart)
     return ray_serve.deployment(
         Inference,
         name=f"Inference-{pool}" if pool else "Inference",

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext
 
-from serve.errors import DeadlineExceeded, EngineNotReady, RayllamaError
+from serve.errors import DeadlineExceeded, EngineDied, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import Read
 from serve.ollama.ending import Ending
 from serve.ollama.gate import Gate
@@ -53,7 +53,7 @@ class Answers:
             if has_begun:
                 yield Failed(str(error))
             else:
-                yield Head(error.status, _JSON)
+                yield Head(error.status, _JSON, is_unreached=_may_go_elsewhere(error, call))
                 yield native_body(error)
 
     async def _answer(self, call: Call) -> AsyncGenerator[Frame, None]:
@@ -88,6 +88,16 @@ class Answers:
                 await _digest(after, call.model),
                 supervisor.fingerprint,
             )
+
+
+def _may_go_elsewhere(error: RayllamaError, call: Call) -> bool:
+    """Whether another replica may be asked the same, before any byte of an answer.
+
+    What an engine died of may have been done, so that only goes for what changes nothing.
+    """
+    if isinstance(error, EngineDied):
+        return call.path in COMPUTED or call.method in ("GET", "HEAD")
+    return isinstance(error, EngineNotReady)
 
 
 async def _digest(read: Read | None, model: str) -> str:

@@ -9,6 +9,9 @@ Ready means: `/api/version` answers 200 and the configured models are loaded. Th
 requests, since Ollama aborts a load when its client leaves. While it restarts, `ready` waits.
 Serve replaces a replica only after three failed checks ten seconds apart; a restart in place is
 seconds. With `engine: attach` there is no process: nothing is started, restarted or ended.
+
+An engine that lives and is of no use (`fail`: `serve.ollama.canary` says when) is killed with all
+that it started, and that is a death like others.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ import secrets
 import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -25,12 +29,16 @@ from serve.ollama.catalogue import CatalogueReader, fingerprint
 from serve.ollama.client import EngineClient
 from serve.ollama.dated import DatedModels
 from serve.ollama.environment import engine_command, engine_environment
+from serve.ollama.lately import Manner
 from serve.ollama.process import EngineProcess
+from serve.ollama.pulse import Pulse
 from serve.ollama.reaper import Mark, reap, reap_stale
+from serve.ollama.restarts import Cause, Restarts
 from serve.ollama.runners import Shown, shown
 from serve.ollama.startup import free_port, story, until_ready
+from serve.ollama.vitals import Vitals
 from serve.ports import Call, Head
-from serve.settings import Settings
+from serve.settings import InferenceSettings, Settings
 from serve.wire.names import canonical
 
 if TYPE_CHECKING:
@@ -46,13 +54,19 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """One engine and its client. `async with`, or `start` and `stop`.
 
-    `on_ready` is called after every start and restart.
+    `on_ready` is called after every start and restart, `on_restart` with each cause of one.
     """
 
-    def __init__(self, settings: Settings, on_ready: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_ready: Callable[[], None] = lambda: None,
+        on_restart: Callable[[Cause], None] = lambda _: None,
+    ) -> None:
         self._settings = settings
         self._inference = settings.inference
         self._on_ready = on_ready
+        self._on_restart = on_restart
         self.replica_id = secrets.token_hex(8)
         self._mark = Mark.of_this_process(self.replica_id)
         self._directory: Path | None = None
@@ -61,8 +75,13 @@ class Supervisor:
         self._watcher: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()  # ready, or no engine will come
         self._trouble = ""  # why none will come
-        self._deaths: list[float] = []
-        self.restarts = 0
+        self._failure: tuple[Cause, str, float] | None = None
+        self._restarts = Restarts(self._inference.max_restarts, self._inference.restart_window_s)
+        self.last_error = ""
+        """What went wrong last, in one line; "" if nothing did."""
+        self.has_gpu = False
+        """Whether one of its engines found a GPU as it started, as far as they say."""
+        self.pulse = Pulse(_vitals(self._inference), monotonic)
         self.engine_version = ""
         self.catalogue = CatalogueReader(self._read_tags)
         self.dated = DatedModels(self._read_templates, self.catalogue.fresh)
@@ -88,7 +107,7 @@ class Supervisor:
         """
         try:
             if self._inference.engine == "attach":
-                self._client = EngineClient(self._inference.url)
+                self._client = EngineClient(self._inference.url, self.pulse)
                 await self._until_ready(self._client, None)
             else:
                 await asyncio.to_thread(reap_stale)
@@ -163,6 +182,31 @@ class Supervisor:
         if self._client is not None and self._settled.is_set():
             self.engine_version = await self._client.version()
 
+    async def fail(self, cause: Cause, text: str, unnoticed_s: float) -> None:
+        """Give the engine up, which lives and has been of no use for so long: the next one starts.
+
+        One that isn't ours can't be restarted: the replica fails its checks from here on.
+        """
+        if self._failure is not None or not self.is_up:
+            return
+        self._failure = cause, text, unnoticed_s
+        if self._process is None:
+            self._note(text)
+            self._give_up(text)
+        else:
+            self._unsettle()
+            await self._process.kill()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is an engine, and it is ready."""
+        return self._settled.is_set() and not self._trouble
+
+    @property
+    def restarts(self) -> int:
+        """How often an engine was started in place of another."""
+        return self._restarts.causes.total()
+
     @property
     def fingerprint(self) -> str:
         """What besides the model decides this engine's answers."""
@@ -233,12 +277,16 @@ class Supervisor:
             await self._client.aclose()
         self._process = EngineProcess.spawn(command, environment, self._directory)
         self._process.exited.add_done_callback(lambda _: self._unsettle())
-        self._client = EngineClient(f"http://127.0.0.1:{port}")
+        self._client = EngineClient(f"http://127.0.0.1:{port}", self.pulse)
         return self._process, self._client
 
     async def _until_ready(self, client: EngineClient, process: EngineProcess | None) -> None:
         self.engine_version = await until_ready(client, process, self._inference)
         if process is None or not process.exited.done():  # else the watch restarts it
+            self.pulse.vitals.started(self.pulse.clock())
+            loaded = {canonical(model): Manner() for model in self._inference.models}
+            self.pulse.lately.restarted(loaded)
+            self.has_gpu = self.has_gpu or (process is not None and process.log.names_gpu())
             self._settled.set()
             self._on_ready()
 
@@ -247,31 +295,36 @@ class Supervisor:
         while True:
             while (status := await process.wait(_TRIM_S)) is None:
                 await asyncio.to_thread(process.log.trim)
-            _log.error(story(f"the engine ended with status {status}", process))
-            restarted = await self._restart()
+            told, self._failure = self._failure, None
+            cause, text, unnoticed_s = told or ("died", f"the engine ended with status {status}", 0)
+            self._note(text, None if told else process)
+            restarted = await self._restart(cause, unnoticed_s)
             if restarted is None:
                 return
             process = restarted
 
-    async def _restart(self) -> EngineProcess | None:
-        """The next engine; None once there were more than `max_restarts` in the window.
-
-        Starts that fail count too, and are not forgotten with time: each may take long.
-        """
-        loop, limit = asyncio.get_running_loop(), self._inference.max_restarts
-        since = loop.time() - self._inference.restart_window_s
-        self._deaths = [died for died in self._deaths if died > since]
-        while True:
-            self._deaths.append(loop.time())
-            if len(self._deaths) > limit:
-                self._give_up(f"the engine died {limit + 1} times; this replica is to be replaced")
-                return None
+    async def _restart(self, cause: Cause, unnoticed_s: float) -> EngineProcess | None:
+        """The next engine; None once there were more than `max_restarts` in the window."""
+        self._restarts.forget(monotonic(), unnoticed_s)
+        while (pause_s := self._restarts.failed(cause, monotonic())) is not None:
             await asyncio.to_thread(reap, self._mark)
-            self.restarts += 1
+            self._on_restart(cause)
+            await asyncio.sleep(pause_s)
             try:
                 return await self._launch()
             except RayllamaError as exc:
+                self.last_error = f"restart failed: {exc}".partition("\n")[0]
                 _log.error("restart failed: %s", exc)
+                cause = "died"
+        times = self._restarts.most + 1
+        text = f"the engine died {times} times; this replica is to be replaced"
+        self._give_up(text if cause == "died" else f"{text}. The last time: {self.last_error}")
+        return None
+
+    def _note(self, text: str, process: EngineProcess | None = None) -> None:
+        """In the log, and as `last_error`."""
+        self.last_error = text
+        _log.error(story(text, process))
 
     def _watch_ended(self, watcher: asyncio.Task[None]) -> None:
         """Nobody is left to restart the engine: whoever waits for one must not wait for ever."""
@@ -286,3 +339,12 @@ class Supervisor:
     def _give_up(self, trouble: str) -> None:
         self._trouble = self._trouble or trouble
         self._settled.set()
+
+
+def _vitals(inference: InferenceSettings) -> Vitals:
+    return Vitals(
+        inference.canary_after_s,
+        inference.canary_timeout_s,
+        max(inference.stall_timeout_s, inference.load_timeout_s),
+        monotonic(),
+    )

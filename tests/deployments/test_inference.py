@@ -157,7 +157,7 @@ async def test_a_refusal_is_passed_on_as_it_is(tmp_path: Path) -> None:
 async def test_a_death_before_the_first_byte_is_ollamas_500(tmp_path: Path) -> None:
     async with replica(faulty(tmp_path)) as running:
         answer = await collect(running.stream(generate("die_before")))
-        assert answer == (Head(500, JSON), UNEXPECTED_EOF, None)
+        assert answer == (Head(500, JSON, is_unreached=True), UNEXPECTED_EOF, None)
         head, _, tail = await collect(running.stream(generate()))
         assert head == LINES
         assert tail is not None, "the next engine"
@@ -245,7 +245,7 @@ async def test_an_engine_that_keeps_dying_fails_the_health_check(tmp_path: Path)
         (tmp_path / "exit_now").touch()
         await kill_engine(supervisor_of(running))
         head, body, _ = await collect(running.stream(generate()))
-        assert head == Head(503, JSON)
+        assert head == Head(503, JSON, is_unreached=True)
         assert b"died 2 times" in body
         with pytest.raises(EngineNotReady):
             await running.check_health()
