@@ -198,7 +198,7 @@ class InferenceSettings(Section):
 
     stall_timeout_s: Annotated[Seconds, Field(gt=0)] = 600
     """How long an engine at work may send nothing at all and leave that unanswered: longer than its
-    longest prompt takes. `load_timeout_s` counts if it is longer."""
+    longest prompt, and the longest load of a model, can take."""
 
     require_gpu: bool = False
     """An engine that found a GPU when it started, and then has a model on the CPU alone, is

@@ -345,6 +345,6 @@ def _vitals(inference: InferenceSettings) -> Vitals:
     return Vitals(
         inference.canary_after_s,
         inference.canary_timeout_s,
-        max(inference.stall_timeout_s, inference.load_timeout_s),
+        inference.stall_timeout_s,
         monotonic(),
     )

@@ -17,7 +17,7 @@ from serve.ollama.supervisor import Supervisor
 from serve.settings import InferenceSettings, Settings
 from tests.ollama.engines import collect, faulty, generate, until
 
-SOON = {"canary_after_s": 0.2, "canary_timeout_s": 0.4, "stall_timeout_s": 1, "load_timeout_s": 1}
+SOON = {"canary_after_s": 0.2, "canary_timeout_s": 0.4, "stall_timeout_s": 1}
 FOREVER = "2318-01-01T00:00:00Z"
 
 
