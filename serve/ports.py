@@ -22,6 +22,7 @@ class Call(Struct, frozen=True):
     `replica` is the `Member.name` of the only replica that may get it, or "" for any.
     `tenant`, `num_ctx` (tokens of context asked for, 0: the model's own or the pool's) and
     `affinity` (of one conversation, or "") are for those who place it (`serve.fleet`).
+    `content_type` of the body, or "" for JSON.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Call(Struct, frozen=True):
     tenant: str = ""
     num_ctx: int = 0
     affinity: str = ""
+    content_type: str = ""
 
 
 class Member(Struct, frozen=True):

@@ -91,4 +91,6 @@ def anthropic_body(error: RayllamaError) -> dict[str, object]:
 
 
 def _retry_after_s(error: RayllamaError) -> int | None:
-    return error.retry_after_s if isinstance(error, CapacityError) else None
+    if isinstance(error, CapacityError):
+        return error.retry_after_s
+    return 1 if error.status == 503 else None  # an engine that is full, or not up

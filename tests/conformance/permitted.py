@@ -170,7 +170,6 @@ SKIPS = (
         "what changes models is not replayed yet: see test_managing and test_pulling",
         paths=("/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push", "/api/blobs/*"),
     ),
-    Skip("accounts and the cloud are Ollama's own", paths=("/api/me", "/api/status")),
     Skip(
         "OpenAI's and Anthropic's dialects are spoken by Rayllama, not by the engine",
         paths=("/v1/*",),
