@@ -55,7 +55,7 @@ def test_a_small_body_that_unpacks_to_a_large_one_is_refused() -> None:
 
 
 def test_a_frame_may_not_ask_for_a_larger_window_than_ollama_gives() -> None:
-    options = {zstd.CompressionParameter.window_log: 24}
+    options: dict[int, int] = {zstd.CompressionParameter.window_log: 24}
     compressor = zstd.ZstdCompressor(options=options)
     body = compressor.compress(b"x" * 100) + compressor.flush()
     with pytest.raises(BadRequest):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -86,7 +87,7 @@ async def test_a_client_that_leaves_frees_the_engine() -> None:
 
 @pytest.mark.engine
 def test_an_engine_without_audio_says_so(stack: Stack) -> None:
-    sent = {"model": (None, "smollm2:135m"), "file": ("a.wav", b"RIFF0000WAVEfmt ")}
+    sent: Any = {"model": (None, "smollm2:135m"), "file": ("a.wav", b"RIFF0000WAVEfmt ")}
     got = httpx.post(stack.url + ROUTE, files=sent, timeout=60)
     assert got.status_code == 501
     assert "transcribe" in got.json()["error"]["message"]
