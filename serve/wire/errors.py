@@ -33,8 +33,8 @@ _ANTHROPIC_TYPES = {
 """As Ollama's, which never sends 413 and 504: those are called what Anthropic calls them."""
 
 _ANTHROPIC_STATUSES = {503: 529}
-"""Ollama says 503 with the type `overloaded_error`; Anthropic's own status for that type is 529, and
-only for that do its libraries raise their `OverloadedError`."""
+"""Ollama says 503 with the type `overloaded_error`; Anthropic's own status for that type is 529,
+and only for that do its libraries raise their `OverloadedError`."""
 
 _OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 
