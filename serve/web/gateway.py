@@ -117,7 +117,7 @@ class Gateway:
     async def _fail(self, exchange: Exchange, error: RayllamaError) -> None:
         reply = failure(error, exchange.route)
         exchange.began(reply.status)
-        await reply.send(exchange.send)
+        await reply.send(exchange.send, more=exchange.error_headers)
 
     async def _recognise(self, scope: Scope, exchange: Exchange) -> bool:
         """Read and identify the request; answer it if its very bytes are known."""

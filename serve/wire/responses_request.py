@@ -17,7 +17,7 @@ from serve.wire.gojson import document_of, dumps, loads_whole
 from serve.wire.gostruct import struct_shape
 from serve.wire.messages import ToolFunctionParameters
 from serve.wire.openai_request import image_of, in_go_order, think_of
-from serve.wire.responses_types import (
+from serve.wire.responses_input import (
     FunctionCall,
     FunctionCallOutput,
     InputFile,
@@ -26,9 +26,8 @@ from serve.wire.responses_types import (
     Item,
     Part,
     ReasoningInput,
-    ResponsesRequest,
-    Tool,
 )
+from serve.wire.responses_types import ResponsesRequest, Tool
 
 _SEARCH = "web_search"
 _UNREADABLE = "failed to parse function call arguments"

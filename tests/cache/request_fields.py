@@ -26,7 +26,7 @@ from openai.types.chat import ChatCompletionAssistantMessageParam
 from pydantic import BaseModel
 from typing_extensions import TypeAliasType, is_typeddict
 
-from serve.wire import anthropic_types, messages, openai_types, responses_types
+from serve.wire import anthropic_types, messages, openai_types, responses_input, responses_types
 
 PIXEL, OTHER_PIXEL = "iVBORw0KGgo=", "iVBORw0KGgr/"
 IMAGES = ("data:image/png;base64," + PIXEL, "data:image/png;base64," + OTHER_PIXEL)
@@ -63,15 +63,15 @@ LEAST: dict[Any, dict[str, Any]] = {
     openai_types.Message: {"role": "user", "content": "hi"},
     openai_types.ToolCall: {"function": {"name": "f", "arguments": "{}"}},
     openai_types.CalledFunction: {"name": "f", "arguments": "{}"},
-    responses_types.InputMessage: {"type": "message", "role": "user", "content": "hi"},
-    responses_types.InputText: {"type": "input_text", "text": "hi"},
-    responses_types.OutputText: {"type": "output_text", "text": "hi"},
-    responses_types.InputImage: {"type": "input_image", "image_url": IMAGES[0]},
-    responses_types.InputFile: {"type": "input_file"},
-    responses_types.FunctionCall: {"type": "function_call", "name": "f", "arguments": "{}"},
-    responses_types.FunctionCallOutput: {"type": "function_call_output", "output": "hi"},
-    responses_types.ReasoningInput: {"type": "reasoning", "encrypted_content": "hi"},
-    responses_types.WebSearchCall: {"type": "web_search_call"},
+    responses_input.InputMessage: {"type": "message", "role": "user", "content": "hi"},
+    responses_input.InputText: {"type": "input_text", "text": "hi"},
+    responses_input.OutputText: {"type": "output_text", "text": "hi"},
+    responses_input.InputImage: {"type": "input_image", "image_url": IMAGES[0]},
+    responses_input.InputFile: {"type": "input_file"},
+    responses_input.FunctionCall: {"type": "function_call", "name": "f", "arguments": "{}"},
+    responses_input.FunctionCallOutput: {"type": "function_call_output", "output": "hi"},
+    responses_input.ReasoningInput: {"type": "reasoning", "encrypted_content": "hi"},
+    responses_input.WebSearchCall: {"type": "web_search_call"},
     responses_types.TextFormat: {"type": "json_schema", "schema": {"a": 1}},
     openai_types.ResponseFormat: {"type": "json_schema", "json_schema": {"schema": {"a": 1}}},
 }

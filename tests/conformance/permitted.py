@@ -86,13 +86,6 @@ RULES = (
         kinds=("order",),
         profiles=_OURS,
     ),
-    # What the ingress does otherwise on purpose.
-    Rule(
-        "Ollama says that a stream must not be cached before it knows that there will be none",
-        ("header.cache-control",),
-        cases=("anthropic/messages_unknown_stream",),
-        profiles=("rayllama",),
-    ),
     # What the embedded engine does otherwise on purpose.
     Rule(
         "the embedded engine has Jinja templates where Ollama has Go ones; the texts differ, what "
