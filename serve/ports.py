@@ -10,7 +10,12 @@ from typing import Protocol
 
 from msgspec import Struct
 
-COMPUTED = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings"})
+COMPUTED = frozenset(
+    {
+        *("/api/generate", "/api/chat", "/api/embed", "/api/embeddings"),
+        "/v1/audio/transcriptions",
+    }
+)
 """The engine's routes whose calls take up a slot."""
 
 

@@ -6,13 +6,14 @@ sound, and only the engine knows which.
 
 from functools import partial
 
+from msgspec import structs
 from starlette.types import Receive, Scope, Send
 
 from serve.errors import EngineDied, EngineRefused, NotCapable
-from serve.ports import Call, Failed, Head
+from serve.ports import Failed, Head
 from serve.web.dialects import Asked, NativeRenderer
 from serve.web.exchange import UNASKED, Exchange
-from serve.web.relay import Answer, Frames, Relay
+from serve.web.relay import Answer, Frames, Relay, call_for
 from serve.web.reply import Reply
 from serve.web.services import Services
 from serve.wire.forms import form_field
@@ -38,17 +39,13 @@ class Transcriptions:
         form = exchange.headers.get(b"content-type", b"")
         spelled = form_field(exchange.body, form, b"model", max_bytes=_MAX_NAME)
         renderer = partial(NativeRenderer, TRANSCRIPTIONS)
-        asked = Asked(TRANSCRIPTIONS, {}, b"", spelled, is_streamed=False, renderer=renderer)
+        asked = Asked(
+            TRANSCRIPTIONS, {}, exchange.body, spelled, is_streamed=False, renderer=renderer
+        )
         exchange.model = asked.model or spelled
         exchange.verdict = UNASKED
-        call = Call(
-            method="POST",
-            path=TRANSCRIPTIONS,
-            body=exchange.body,
-            request_id=exchange.request_id,
-            model=asked.model,
-            deadline_s=deadline_s,
-            content_type=form.decode("latin-1"),
+        call = structs.replace(
+            call_for(exchange, asked, deadline_s), content_type=form.decode("latin-1")
         )
         relay = _AsItIs(exchange, asked, 0, _keep_nothing)
         await relay.run(self._services.inference.stream(call), deadline_s)
@@ -72,7 +69,7 @@ class _AsItIs(Relay):
             raise EngineRefused(head.status, error_text(body))
         exchange = self._exchange
         exchange.began(head.status)
-        reply = Reply(head.status, head.content_type.encode(), body, headers=[self._verdict()])
+        reply = Reply(head.status, head.content_type.encode(), body, headers=self._about(head))
         await reply.send(exchange.send)
 
 
