@@ -11,6 +11,9 @@ from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 from serve.errors import BadRequest, BodyTooLarge
 
 _WINDOW_LOG = 23
+_MAX_FRAMES = 16
+"""Each frame costs a copy of what follows it; clients send one."""
+
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPED = b"\x2a\x4d\x18"
 """The end of a skippable frame's magic number, which begins with 0x50 to 0x5f (RFC 8878 §3.1.2)."""
@@ -24,12 +27,14 @@ def is_packed(headers: Mapping[bytes, bytes]) -> bool:
 def unpacked(body: bytes, limit: int) -> bytes:
     """The body, all frames of it.
 
-    Raises `BadRequest` for what is no zstd or ends too early, and `BodyTooLarge` as soon as there
-    are more than `limit` bytes.
+    Raises `BadRequest` for what is no zstd, ends too early or has too many frames, and
+    `BodyTooLarge` as soon as there are more than `limit` bytes.
     """
     parts: list[bytes] = []
     size, rest = 0, body
     while rest:
+        if len(parts) == _MAX_FRAMES:
+            raise BadRequest(f"more than {_MAX_FRAMES} zstd frames")
         if not (rest.startswith(_MAGIC) or rest[1:4] == _SKIPPED):
             raise BadRequest("invalid input: magic number mismatch")
         frame = ZstdDecompressor(options={DecompressionParameter.window_log_max: _WINDOW_LOG})

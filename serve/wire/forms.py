@@ -5,6 +5,8 @@ import re
 _BOUNDARY = re.compile(rb';\s*boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
 _NAME = re.compile(rb'^content-disposition:[^\r\n]*;\s*name="([^"\r\n]*)"', re.I | re.M)
 _MAX_HEAD = 4096
+_MAX_PARTS = 100
+"""A form of Ollama's has five; one with more is looked into no further."""
 
 
 def form_field(body: bytes, content_type: bytes, name: bytes, *, max_bytes: int) -> str:
@@ -17,7 +19,9 @@ def form_field(body: bytes, content_type: bytes, name: bytes, *, max_bytes: int)
         return ""
     delimiter = b"--" + (found[1] or found[2])
     at = body.find(delimiter)
-    while at >= 0:
+    for _ in range(_MAX_PARTS):
+        if at < 0:
+            break
         start = at + len(delimiter)
         end = body.find(delimiter, start)
         head_end = body.find(b"\r\n\r\n", start, start + _MAX_HEAD)

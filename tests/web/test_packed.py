@@ -54,6 +54,12 @@ def test_a_small_body_that_unpacks_to_a_large_one_is_refused() -> None:
         unpacked(many, 1199)
 
 
+def test_a_body_of_very_many_frames_is_refused() -> None:
+    assert unpacked(zstd.compress(b"x") * 16, 1000) == b"x" * 16
+    with pytest.raises(BadRequest, match="more than 16"):
+        unpacked(zstd.compress(b"x") * 17, 1000)
+
+
 def test_a_frame_may_not_ask_for_a_larger_window_than_ollama_gives() -> None:
     options: dict[int, int] = {zstd.CompressionParameter.window_log: 24}
     compressor = zstd.ZstdCompressor(options=options)
