@@ -86,7 +86,8 @@ class ResponseRenderer:
             output.append(_whole_thinking(f"rs_{id}", message["thinking"]))
         calls = message.get("tool_calls") or []
         for index, call in enumerate(calls):
-            output.append(_call_item(f"fc_{id}_{index}", call))
+            item = _call_item(f"fc_{id}_{index}", call)
+            output.append({name: value for name, value in item.items() if value})
         if not calls:
             output.append(_message_item(self._message_id, message["content"]))
         body = echoed(self._request, id=id, created=self._created, output=output)
