@@ -38,6 +38,11 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ACTOR_PREFIX = "SERVE_DEPLOYMENT_ACTOR::"
 
 
+def deployment_of(pool: str) -> str:
+    """The name of a pool's deployment."""
+    return f"Inference-{pool}" if pool else "Inference"
+
+
 class PoolHandle:
     """`serve.fleet.pooled.Deliver` over a Serve handle, whose router is `LeaseRouter`.
 
@@ -54,6 +59,11 @@ class PoolHandle:
     def deployment(self) -> str:
         """The name of the pool's deployment."""
         return str(self._handle.deployment_name)
+
+    @property
+    def is_known(self) -> bool:
+        """Has Serve said which replicas run?"""
+        return roster.is_known(self.deployment)
 
     def members(self) -> Sequence[Member]:
         """The replicas that run. Those of one node share a store; attached ones share nothing."""

@@ -11,14 +11,14 @@ Dies:         a dead engine, a wedged one, or one that lost its GPU is restarted
               Killed, its engine is ended by the keeper; its raylet killed, it ends itself.
 """
 
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 from time import time
 from typing import Any, Self
 
-from deployments.standing import SILENCE_S, Names, Resolve, Standings, standing_of
+from deployments.seat import ALONE, Seat
+from deployments.standing import SILENCE_S, Standings, standing_of
 from serve.errors import EngineNotReady
 from serve.fleet.pools import Pools
 from serve.fleet.replica import Standing
@@ -28,27 +28,10 @@ from serve.ollama.dated import utc_offset_s
 from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
 from serve.ollama.reporter import CatalogueReporter, Connect
-from serve.ollama.restarts import Cause
+from serve.ollama.stocking import Stocking
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Call, Frame, Head, Report
 from serve.settings import Settings, parse
-
-_JSON = "application/json; charset=utf-8"
-_DIGEST_S = 2.0
-
-
-@dataclass(frozen=True)
-class Seat:
-    """A replica's place: its pool, its own name and rank there, and how it finds its schedulers.
-
-    `tell`: what lists their names, and what finds one of them; None if nobody is to be told.
-    `restarted`: counts the restarts of a pool's engines.
-    """
-
-    pool: str = ""
-    who: Callable[[], tuple[str, int]] = lambda: ("", 0)
-    tell: tuple[Names, Resolve] | None = None
-    restarted: Callable[[str, Cause], None] = lambda pool, cause: None  # noqa: ARG005
 
 
 class Inference:
@@ -61,7 +44,7 @@ class Inference:
         self,
         settings: Settings | dict[str, Any],
         connect: Connect | None = None,
-        seat: Seat = Seat(),
+        seat: Seat = ALONE,
         *,
         watch_parent: bool = True,
     ) -> None:
@@ -81,18 +64,27 @@ class Inference:
             )
         self._settings = settings.model_copy(update={"inference": inference})
         self._gate = Gate(inference.slots, inference.max_queue)
-        self._answers = Answers(self._up, self._gate, self._name, self._poke_standings)
+        self._stocking = Stocking(self._settings, seat.peers)
+        self._answers = Answers(
+            self._up, self._gate, self._name, self._poke_standings, self._stocking.routes
+        )
         self._reporter = connect and CatalogueReporter(
             self.report, connect, self._settings.cache.catalogue_poll_s
         )
         self._watch = ParentWatch() if watch_parent else None
         if self._watch is not None:
             self._watch.start()
-        supervisor = Supervisor(self._settings, self._poke, partial(seat.restarted, seat.pool))
+        supervisor = Supervisor(
+            self._settings,
+            self._poke,
+            partial(seat.restarted, seat.pool),
+            self._stocking.prepare,
+        )
         await supervisor.start()
         self._supervisor = supervisor
         self._canary = Canary(supervisor, self._gate, inference)
         self._canary.start()
+        self._stocking.start()
         if self._reporter is not None:
             self._reporter.start()
         self._standings = seat.tell and Standings(
@@ -109,7 +101,7 @@ class Inference:
         cls,
         settings: Settings,
         connect: Connect | None = None,
-        seat: Seat = Seat(),
+        seat: Seat = ALONE,
         *,
         watch_parent: bool = False,
     ) -> Self:
@@ -146,7 +138,7 @@ class Inference:
         """What this replica's engine is and has, now. Raises `EngineError` while it has none."""
         supervisor = self._up()
         await supervisor.check()
-        models = await supervisor.dated.marked(await supervisor.catalogue.fresh())
+        models = await supervisor.holdings.dated.marked(await supervisor.holdings.catalogue.fresh())
         return Report(
             supervisor.replica_id,
             supervisor.engine_version,
@@ -175,6 +167,7 @@ class Inference:
         if self._reporter is not None:
             await self._reporter.stop()
         await self._canary.stop()
+        await self._stocking.stop()
         await supervisor.stop()
         if self._watch is not None:
             self._watch.stop()

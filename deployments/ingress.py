@@ -87,6 +87,8 @@ class Ingress:
             now=time,
             max_body_bytes=ingress.max_body_bytes,
             deadline_s=ingress.deadline_s,
+            fleet=self._fleet,
+            max_upload_backlog_bytes=ingress.max_upload_backlog_bytes,
         )
         return create_app(services, self._lifespan)
 

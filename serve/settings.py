@@ -171,6 +171,18 @@ class InferenceSettings(Section):
     serves: list[str] = []
     """More models of this pool: loaded when they are asked for."""
 
+    mirror: str = ""
+    """A registry that is asked for `models` and `serves` in place of Ollama's, like
+    `models.example:5000` or `http://10.0.0.1:5000`; `HOST/FOLDER`: there, not in `library`."""
+
+    identity: str = ""
+    """The key pair's private file (`id_ed25519`) by which a registry knows this pool's engines, for
+    private models and for push. Empty: each engine makes one of its own."""
+
+    fetch_stall_s: Annotated[Seconds, Field(gt=0)] = 300
+    """How long nothing more may come of a model that is fetched at start; the whole may take as
+    long as it does."""
+
     start_timeout_s: Annotated[Seconds, Field(gt=0)] = 90
     """How long a server may take to its first answer of /api/version."""
 
@@ -220,6 +232,15 @@ class InferenceSettings(Section):
         for url in self.urls or [self.url]:
             if url and not re.match(r"https?://[^/]+", url):
                 raise ValueError(f"url: {url!r} is not like http://127.0.0.1:11434")
+        return self
+
+    @model_validator(mode="after")
+    def _a_mirror_is_a_host(self) -> Self:
+        host = r"(https?://)?[A-Za-z0-9_][A-Za-z0-9_.:-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)?/?"
+        if self.mirror and not re.fullmatch(host, self.mirror):
+            raise ValueError(
+                f"mirror: {self.mirror!r} is not like host:5000, host/folder or http://host:5000"
+            )
         return self
 
     @model_validator(mode="after")
@@ -379,6 +400,10 @@ class IngressSettings(Section):
 
     max_body_bytes: Annotated[Size, Field(gt=0)] = 64 << 20
     """A larger request body gets 413."""
+
+    max_upload_backlog_bytes: Annotated[Size, Field(gt=0)] = 64 << 20
+    """An upload of a model that is so far ahead of the slowest disk that it goes to is cut: Serve
+    would keep all of it in memory."""
 
     deadline_s: Annotated[Seconds, Field(gt=0)] | None = None
     """How long a request may wait for its first byte, then 504; null: as long as it takes."""

@@ -21,7 +21,7 @@ from serve.cache.client import Address
 from serve.cache.reporter import Reporter
 from serve.cache.service import AnswerCache
 from serve.cache.shard import ShardServer
-from serve.ports import Call, Frame, Report
+from serve.ports import Call, Fleet, Frame, Report
 from serve.settings import Settings
 from serve.web.app import create_app
 from serve.web.identity import Directory
@@ -68,6 +68,7 @@ class Stack:
 
     def __init__(self, settings: Settings, doors: Sequence[Settings] = ()) -> None:
         self.settings = settings
+        self.fleet: Fleet | None = None
         self._doors = doors or [settings]
         self.doors: list[Door] = []
         self.reporters: list[Reporter] = []
@@ -143,6 +144,8 @@ class Stack:
             now=time,
             max_body_bytes=settings.ingress.max_body_bytes,
             deadline_s=settings.ingress.deadline_s,
+            fleet=self.fleet,
+            max_upload_backlog_bytes=settings.ingress.max_upload_backlog_bytes,
         )
         config = uvicorn.Config(
             create_app(services), host="127.0.0.1", port=0, log_config=None, lifespan="off"

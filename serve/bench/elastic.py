@@ -9,6 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from serve.bench.cluster import Cluster
 from serve.bench.figures import rounded
@@ -57,7 +58,7 @@ def elastic(*, say: Say) -> Figures:
 
 
 async def _measure(cluster: Cluster, say: Say) -> Figures:
-    await _until_up(cluster)
+    await until_up(cluster)
     say("from zero: one request")
     first = Asked(cluster.url, tokens=8)
     await first.end()
@@ -103,14 +104,18 @@ async def _kill_one(cluster: Cluster, load: "Load") -> Figures:
     }
 
 
-async def _until_up(cluster: Cluster) -> None:
+async def until_up(cluster: Cluster) -> None:
     """The ingress answers, without waking the pool."""
     deadline = time.monotonic() + _WITHIN_S
     while time.monotonic() < deadline:
         try:
             reader, writer = await asyncio.open_connection(*cluster.url[7:].split(":"))
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            if b" 200 " in await reader.readline():
+            status = await reader.readline()
+            writer.transport.abort()
+            with suppress(OSError):
+                await writer.wait_closed()
+            if b" 200 " in status:
                 return
         except OSError:
             pass
@@ -155,6 +160,8 @@ class Asked:
                 first.cancel()
         except OSError:
             return
+        finally:
+            await self._stream.close()
         self.is_whole = b'"done":true' in self._stream.body and self._stream.status == 200
 
     async def _time_first(self) -> None:

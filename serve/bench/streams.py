@@ -6,6 +6,7 @@ Plain sockets, like `serve.bench.wire`: a client library would add its own.
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ class Stream:
         self.first_at = 0.0
         self.is_done = False
         self._first = asyncio.Event()
+        self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self) -> None:
         """Raises `OSError`."""
@@ -37,6 +39,8 @@ class Stream:
 
     async def run(self) -> None:
         """Ask, and read to the end. Raises `OSError` if the connection ends before."""
+        if self._writer is None:
+            raise OSError("not connected")
         self._writer.write(self._request)
         while not self._is_whole():
             data = await self._reader.read(1 << 16)
@@ -52,9 +56,17 @@ class Stream:
         """Returns when the first line has come."""
         await self._first.wait()
 
+    async def close(self) -> None:
+        """Close the connection, if there is one, and wait until it is."""
+        if self._writer is not None:
+            self._writer.close()
+            with suppress(OSError):
+                await self._writer.wait_closed()
+
     def leave(self) -> None:
         """Close the connection at once."""
-        self._writer.transport.abort()
+        if self._writer is not None:
+            self._writer.transport.abort()
 
     @property
     def verdict(self) -> str:

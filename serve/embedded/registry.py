@@ -9,7 +9,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import httpx
 
@@ -41,7 +41,7 @@ class Registry:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, name: Name, *, insecure: bool) -> AsyncGenerator["Registry", None]:
+    async def open(cls, name: Name, *, insecure: bool) -> AsyncGenerator[Self, None]:
         """With connections of its own, which end with the context."""
         async with httpx.AsyncClient(follow_redirects=True, timeout=_TIMEOUT) as client:
             yield cls(client, name, insecure=insecure)
@@ -49,7 +49,7 @@ class Registry:
     async def manifest(self, tag: str) -> bytes:
         """The bytes of a manifest. Raises `EngineError`."""
         url = f"{self._url}/manifests/{tag}"
-        with _in_go("Get", url):
+        with in_go("Get", url):
             answer = await self._client.get(url, headers={"accept": MANIFEST_TYPE})
         if answer.status_code == _NOT_FOUND:
             raise EngineError("file does not exist")
@@ -100,7 +100,7 @@ class Registry:
             except httpx.TransportError:
                 failures += 1
                 if failures > _RETRIES:
-                    with _in_go("Get", url):
+                    with in_go("Get", url):
                         raise
                 await asyncio.sleep(_PAUSE_S * 2**failures)
 
@@ -124,7 +124,7 @@ class Registry:
 
 
 @contextlib.contextmanager
-def _in_go(verb: str, url: str) -> Iterator[None]:
+def in_go(verb: str, url: str) -> Iterator[None]:
     """Raises `EngineError` as Go words what httpx raises."""
     try:
         yield

@@ -77,6 +77,15 @@ class PooledFleet:
         """That pool's leases."""
         return self._each[pool].asking
 
+    def pool_of(self, model: str) -> str | None:
+        """See `serve.ports.Fleet`."""
+        return self._pools.of(model)
+
+    @property
+    def may_be_empty(self) -> bool:
+        """See `serve.ports.Fleet`."""
+        return all(shape.min_replicas == 0 for shape in self._pools.shapes.values())
+
     def members(self) -> Sequence[Member]:
         """See `serve.ports.Fleet`."""
         found = [member for pool in self._each.values() for member in pool.deliver.members()]

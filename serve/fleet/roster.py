@@ -20,6 +20,11 @@ def publish(deployment: str, listing: Listing) -> None:
         listener(_listings[deployment])
 
 
+def is_known(deployment: str) -> bool:
+    """Has anything been said of it?"""
+    return deployment in _listings
+
+
 def listing(deployment: str) -> Listing:
     """Those that run, as far as is known."""
     return _listings.get(deployment, {})

@@ -9,6 +9,7 @@ from contextlib import aclosing, nullcontext
 
 from serve.errors import DeadlineExceeded, EngineDied, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import Read
+from serve.ollama.depot_routes import PREFIX, DepotRoutes
 from serve.ollama.ending import Ending
 from serve.ollama.gate import Gate
 from serve.ollama.supervisor import Supervisor
@@ -24,15 +25,22 @@ class Answers:
 
     `up` gives the supervisor, or raises `EngineNotReady`. `name`: calls for other replicas are not
     for this one; "" takes all. `on_bytes`: an answer's first bytes are here, so a model is loaded.
+    `depot` answers for the model store.
     """
 
     def __init__(
-        self, up: Callable[[], Supervisor], gate: Gate, name: str, on_bytes: Callable[[], None]
+        self,
+        up: Callable[[], Supervisor],
+        gate: Gate,
+        name: str,
+        on_bytes: Callable[[], None],
+        depot: DepotRoutes,
     ) -> None:
         self._up = up
         self._gate = gate
         self._name = name
         self._on_bytes = on_bytes
+        self._depot = depot
 
     async def stream(self, call: Call) -> AsyncGenerator[Frame, None]:
         """See `serve.ports.Inference`. The deadline counts until the first frame."""
@@ -59,9 +67,15 @@ class Answers:
     async def _answer(self, call: Call) -> AsyncGenerator[Frame, None]:
         """The engine's answer and, if it ended well, its tail. Raises those of `serve.errors`."""
         supervisor, ending = self._up(), Ending()
+        catalogue = supervisor.holdings.catalogue
         if call.replica and self._name and call.replica != self._name:
             yield Head(503, _JSON, is_unreached=True)
             yield native_body(EngineNotReady("that replica is gone"))
+            return
+        if call.path.startswith(PREFIX):
+            async with aclosing(self._depot.stream(call)) as stored:
+                async for frame in stored:
+                    yield frame
             return
         is_computed = call.path in COMPUTED
         before: Read | None = None
@@ -78,11 +92,11 @@ class Answers:
                 async for frame in frames:
                     ending.see(frame)
                     if is_computed and before is None and isinstance(frame, bytes):
-                        before = supervisor.catalogue.ask()  # a task: the frame leaves first
+                        before = catalogue.ask()  # a task: the frame leaves first
                         self._on_bytes()
                     yield frame
         if ending.is_good():
-            after = supervisor.catalogue.ask() if is_computed else None
+            after = catalogue.ask() if is_computed else None
             yield Tail(
                 await _digest(before, call.model),
                 await _digest(after, call.model),

@@ -101,7 +101,7 @@ class EngineClient:
                 call.method,
                 self._url(call.path),
                 data=call.body or None,
-                headers={"X-Request-ID": call.request_id},
+                headers=_headers(call),
                 allow_redirects=False,
             ) as response:
                 buffer.begin(Head(response.status, response.headers.get("Content-Type", "")))
@@ -171,6 +171,14 @@ class EngineClient:
                 if exc.status_code != 400 or "does not support generate" not in exc.error:
                     raise
                 await self._models.embed(model=model, input=[], keep_alive=alive)
+
+
+def _headers(call: Call) -> dict[str, str]:
+    """What differs from call to call."""
+    headers = {"X-Request-ID": call.request_id}
+    if call.content_type:
+        headers["Content-Type"] = call.content_type
+    return headers
 
 
 def _keep_alive(text: str) -> float | str:

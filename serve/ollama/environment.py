@@ -7,6 +7,7 @@ whatever shell they were started from. Names and meaning: Ollama's envconfig.
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 from serve.errors import ConfigError
@@ -95,6 +96,28 @@ def _gpus(
     if "CUDA_VISIBLE_DEVICES" in inherited:
         ours["OLLAMA_VULKAN"] = "0"  # Vulkan would see the other replicas' GPUs all the same
     return ours
+
+
+def give_identity(identity: str, home: Path) -> None:
+    """Puts the key that a registry knows us by where the engine looks for it.
+
+    Raises `ConfigError` if it can't be read. It is copied for its owner alone, as Ollama keeps it.
+    """
+    if not identity:
+        return
+    try:
+        key = Path(identity).expanduser().read_bytes()
+    except OSError as exc:
+        raise ConfigError(
+            f"inference.identity: {identity}: {exc.strerror}; name a private key that this user "
+            "may read, on every node, or none"
+        ) from None
+    folder = home / ".ollama"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    place = folder / "id_ed25519"
+    place.unlink(missing_ok=True)  # of the engine before this one
+    with open(place, "xb", opener=partial(os.open, mode=0o600)) as file:
+        file.write(key)
 
 
 def models_dir(inference: InferenceSettings, here: Environment) -> Path:

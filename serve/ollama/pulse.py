@@ -5,10 +5,12 @@ Bytes count as they come from the engine's connection, however slowly their read
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from serve.ollama.lately import Lately
 from serve.ollama.vitals import Vitals
 from serve.ports import COMPUTED, Call, Clock
+from serve.settings import InferenceSettings
 
 
 class Pulse:
@@ -18,6 +20,12 @@ class Pulse:
         self.vitals = vitals
         self.lately = Lately()
         self.clock = clock
+
+    @classmethod
+    def of(cls, inference: InferenceSettings, clock: Clock) -> Self:
+        """With the limits that the settings name."""
+        after_s, timeout_s = inference.canary_after_s, inference.canary_timeout_s
+        return cls(Vitals(after_s, timeout_s, inference.stall_timeout_s, clock()), clock)
 
     @contextmanager
     def carrying(self, call: Call) -> Iterator[Callable[[int], None] | None]:

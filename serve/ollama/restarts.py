@@ -38,3 +38,8 @@ class Restarts:
             return None
         self.causes[cause] += 1
         return 0.0 if count == 1 else min(_FIRST_PAUSE_S * 2 ** (count - 2), _LONGEST_PAUSE_S)
+
+    @property
+    def count(self) -> int:
+        """How often an engine was started in place of another."""
+        return self.causes.total()

@@ -1,16 +1,14 @@
-"""Routes that are asked of one engine and passed on: what models there are, and about one."""
+"""Routes that are asked of one engine and passed on."""
 
 from contextlib import aclosing
 
 from starlette.types import Receive, Scope, Send
 
-from serve.errors import EngineDied, EngineRefused, NotFound
+from serve.errors import EngineDied
 from serve.ports import Call, Failed, Head
 from serve.web.body import read_body
 from serve.web.reply import Reply
 from serve.web.services import Services
-from serve.wire import openai
-from serve.wire.frames import error_text
 
 
 class Passed:
@@ -29,30 +27,6 @@ class Passed:
             body = await read_body(receive, headers, self._services.max_body_bytes)
         reply = await asked_of_one(self._services, scope, self._path, body)
         await reply.send(send, head=scope["method"] == "HEAD")
-
-
-class Models:
-    """`GET /v1/models` and `/v1/models/{name}`, told from the engine's list of tags."""
-
-    def __init__(self, services: Services) -> None:
-        self._services = services
-
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Ask one engine for its tags, and say them as OpenAI does."""
-        self._services.directory.identify(dict(scope["headers"]))
-        reply = await asked_of_one(self._services, scope, "/api/tags", b"")
-        if reply.status != 200:
-            raise EngineRefused(reply.status, error_text(reply.body))
-        name = scope["path_params"].get("name")
-        body = openai.models_list(reply.body) if name is None else _one(reply.body, name)
-        await Reply(200, b"application/json", body).send(send)
-
-
-def _one(tags: bytes, name: str) -> bytes:
-    try:
-        return openai.model_one(tags, name)
-    except NotFound as error:
-        raise EngineRefused(404, str(error)) from error
 
 
 async def asked_of_one(services: Services, scope: Scope, path: str, body: bytes) -> Reply:

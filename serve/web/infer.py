@@ -23,6 +23,7 @@ from serve.web.meter import Verdict
 from serve.web.relay import Answer, Frames, Keep, Relay, call_for
 from serve.web.reply import CACHE_HEADER, Reply
 from serve.web.services import Services
+from serve.web.unload import is_unload, unload
 
 SHARED_HIT = Verdict("hit", "shared")
 STALE_HIT = Verdict("hit", "stale")
@@ -49,6 +50,11 @@ class Infer:
         else:
             asked = await asyncio.to_thread(self._ask, exchange)
         exchange.model = asked.model or asked.spelled
+        exchange.error_headers = asked.error_headers
+        fleet = self._services.fleet
+        if fleet is not None and fleet.members() and is_unload(asked.route, asked.native):
+            await unload(self._services, exchange, asked)
+            return
         send = exchange.send
         try:
             await self._find_or_ask(exchange, asked)

@@ -34,7 +34,12 @@ class Readyz:
         """200 or, with the reason, 503.
 
         The cache counts only until the first time: without it everything is answered, as misses.
+        A pool that is asleep is not woken by who only asks this.
         """
+        fleet = self._services.fleet
+        if self._was_ready and fleet is not None and fleet.may_be_empty and not fleet.members():
+            await Reply(200, _PLAIN, b"ready; no replica runs, the first request waits").send(send)
+            return
         try:
             async with asyncio.timeout(_READY_WITHIN_S):
                 reply = await asked_of_one(self._services, scope, "/api/version", b"")

@@ -15,19 +15,26 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve.web import admin, bundles
-from serve.web.catalogue import Models, Passed
+from serve.web import admin, bundles, manage, merged
+from serve.web.account import Account
+from serve.web.blobs import Blobs
+from serve.web.catalogue import Passed
 from serve.web.dialects import BY_PATH
 from serve.web.infer import Infer
 from serve.web.probes import Readyz, healthz, running
 from serve.web.reply import Reply
 from serve.web.services import Services
+from serve.web.transcription import TRANSCRIPTIONS, Transcriptions
 from serve.web.v1 import V1
+from serve.wire.account import ACCOUNT
 
 ASKED = {**BY_PATH, **V1}
 """How the requests to each inference route are understood."""
 
-INFERENCE = frozenset(ASKED)
+INFERENCE = frozenset({*ASKED, TRANSCRIPTIONS})
+
+PACKED = frozenset({"/v1/chat/completions", *V1})
+"""Where a body may come in zstd, as in Ollama."""
 
 _READ = ("GET", "HEAD")
 
@@ -47,6 +54,8 @@ def table(services: Services) -> list[BaseRoute]:
     def passed(path: str) -> Passed:
         return Passed(services, path)
 
+    listed = merged.tags(services)
+
     def infer(path: str) -> Infer:
         return Infer(services, ASKED[path])
 
@@ -55,17 +64,25 @@ def table(services: Services) -> list[BaseRoute]:
         Verbs("/healthz", healthz, _READ),
         Verbs("/readyz", Readyz(services), _READ),
         Verbs("/api/version", passed("/api/version"), _READ),
-        Verbs("/api/tags", passed("/api/tags"), _READ),
-        Verbs("/api/ps", passed("/api/ps"), ("GET",)),
-        Verbs("/api/show", passed("/api/show"), ("POST",)),
+        Verbs("/api/tags", listed, _READ),
+        Verbs("/api/ps", merged.ps(services), ("GET",)),
+        Verbs("/api/show", merged.Show(services), ("POST",)),
+        Verbs("/api/pull", manage.Stream(services, "/api/pull"), ("POST",)),
+        Verbs("/api/push", manage.Stream(services, "/api/push", everywhere=False), ("POST",)),
+        Verbs("/api/create", manage.Stream(services, "/api/create"), ("POST",)),
+        Verbs("/api/copy", manage.Change(services, "POST", "/api/copy"), ("POST",)),
+        Verbs("/api/delete", manage.Change(services, "DELETE", "/api/delete"), ("DELETE",)),
+        Verbs("/api/blobs/{digest}", Blobs(services), ("HEAD", "POST")),
         Verbs("/api/generate", infer("/api/generate"), ("POST",)),
         Verbs("/api/chat", infer("/api/chat"), ("POST",)),
         Verbs("/api/embed", infer("/api/embed"), ("POST",)),
         Verbs("/api/embeddings", infer("/api/embeddings"), ("POST",)),
         Verbs("/v1/chat/completions", infer("/v1/chat/completions"), ("POST",)),
         *(Verbs(path, infer(path), ("POST",)) for path in V1),
-        Verbs("/v1/models", Models(services), ("GET",)),
-        Verbs("/v1/models/{name:model}", Models(services), ("GET",)),
+        Verbs(TRANSCRIPTIONS, Transcriptions(services), ("POST",)),
+        *(Verbs(path, Account(services, path), (verb,)) for verb, path in ACCOUNT),
+        Verbs("/v1/models", merged.Models(services, listed), ("GET",)),
+        Verbs("/v1/models/{name:model}", merged.Models(services, listed), ("GET",)),
     ]
 
 

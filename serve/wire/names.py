@@ -13,7 +13,7 @@ from serve.errors import BadRequest
 INVALID = "invalid model name"
 REQUIRED = "model is required"
 
-_HOST, _NAMESPACE, _TAG = "registry.ollama.ai", "library", "latest"
+DEFAULT_HOST, DEFAULT_NAMESPACE, _TAG = "registry.ollama.ai", "library", "latest"
 _GO_SPACE = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006"
     "\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -57,9 +57,9 @@ def short(name: str) -> str:
     Keeps the caller's case. Raises as `parse` does.
     """
     parts = parse(name)
-    if parts.host.lower() != _HOST:
+    if parts.host.lower() != DEFAULT_HOST:
         return f"{parts.host}/{parts.namespace}/{parts.model}:{parts.tag}"
-    if parts.namespace.lower() != _NAMESPACE:
+    if parts.namespace.lower() != DEFAULT_NAMESPACE:
         return f"{parts.namespace}/{parts.model}:{parts.tag}"
     return f"{parts.model}:{parts.tag}"
 
@@ -92,8 +92,8 @@ def _split(reference: str) -> Name:
     before, slash, model = rest.rpartition("/")
     place, host_slash, namespace = before.rpartition("/")
     scheme, separator, address = place.partition("://")
-    host = (address if separator else scheme) if host_slash else _HOST
-    namespace = namespace if slash else _NAMESPACE
+    host = (address if separator else scheme) if host_slash else DEFAULT_HOST
+    namespace = namespace if slash else DEFAULT_NAMESPACE
     valid = (
         _HOST_PART.fullmatch(host)
         and _NAMESPACE_PART.fullmatch(namespace)

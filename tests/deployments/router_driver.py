@@ -56,7 +56,7 @@ class Caller:
 
 async def main() -> None:
     """The handle of a driver in this mode needs a running event loop."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     ray_serve.start(proxy_location="Disabled")
     fake = ray_serve.deployment(
         FakeInference,

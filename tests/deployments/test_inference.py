@@ -14,7 +14,8 @@ import pytest
 from msgspec import structs
 from pydantic import SecretStr
 
-from deployments.inference import Inference, Seat
+from deployments.inference import Inference
+from deployments.seat import Seat
 from serve.errors import RUNNER_DIED, EngineNotReady
 from serve.ollama.reporter import Connect, Send
 from serve.ollama.supervisor import Supervisor
@@ -280,7 +281,7 @@ async def test_a_replica_that_watches_its_parent_stops_watching_when_it_stops(
 async def test_digests_that_cannot_be_read_cost_only_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deployments.inference._DIGEST_S", 0.1)
+    monkeypatch.setattr("serve.ollama.answers._DIGEST_S", 0.1)
     async with replica(faulty(tmp_path)) as running:
         (tmp_path / "tags_hang").touch()
         head, body, tail = await collect(running.stream(generate()))
@@ -339,5 +340,5 @@ async def test_a_report_says_whose_prompts_may_hold_the_date(template: str, tmp_
         assert report.models[FAULTY_MODEL].is_dated, "not known yet"
         assert report.utc_offset_s == 19800
         (tmp_path / "show_hang").unlink()
-        await until(lambda: bool(supervisor.dated._known))
+        await until(lambda: bool(supervisor.holdings.dated._known))
         assert (await running.report()).models[FAULTY_MODEL].is_dated is ("Date" in template)

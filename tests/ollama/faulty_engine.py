@@ -31,6 +31,11 @@ def line(text: str, *, done: bool = False) -> bytes:
     return compact({"model": MODEL, "response": text, "done": done}) + b"\n"
 
 
+def pulling(done: int) -> dict[str, Any]:
+    digest = "sha256:" + 64 * "a"
+    return {"status": "pulling aaaa", "digest": digest, "total": 20, "completed": done}
+
+
 def plain(_: dict[str, Any]) -> Iterator[bytes]:
     yield line("a")
 
@@ -99,7 +104,11 @@ class Faulty(BaseHTTPRequestHandler):
             count = SCRATCH / "tags_calls"
             if SCRATCH.exists():
                 count.write_text(str(int(count.read_text() or 0) + 1 if count.exists() else 1))
-            self._json({"models": [{"name": MODEL, "model": MODEL, "digest": digest}]})
+            rows = [{"name": MODEL, "model": MODEL, "digest": digest}]
+            pulled = SCRATCH / "pulled"
+            names = pulled.read_text().splitlines() if pulled.exists() else []
+            rows += [{"name": name, "model": name, "digest": "d9"} for name in names]
+            self._json({"models": rows})
         elif self.path == "/api/ps" and (SCRATCH / "ps").exists():
             self._json({"models": json.loads((SCRATCH / "ps").read_text())})
         elif self.path == "/headers":
@@ -118,9 +127,14 @@ class Faulty(BaseHTTPRequestHandler):
             return
         if self.path != "/api/show":
             self._hang()
-        if request.get("prompt") == "." or request.get("input") == ".":
+        if "." in (request.get("prompt"), request.get("input")):
             self._canary(request)
-            return
+        elif self.path in ("/api/pull", "/api/copy"):
+            self._manage(request)
+        else:
+            self._generate(request)
+
+    def _generate(self, request: dict[str, Any]) -> None:
         fault = request.get("fault", "")
         if not request.get("prompt"):
             self._load(request)
@@ -177,12 +191,57 @@ class Faulty(BaseHTTPRequestHandler):
             self._json({"model": MODEL, "response": "", "done": True, "done_reason": "load"})
 
     def _stream(self, request: dict[str, Any], fault: str) -> None:
+        self._send_chunks(self._parts(request, fault))
+
+    def _pull(self, request: dict[str, Any]) -> Iterator[bytes]:
+        """Twenty bytes, one by one; how often it was asked is in `pulls`."""
+        with (SCRATCH / "pulls").open("a") as file:
+            file.write(request["model"] + "\n")
+        yield compact({"status": "pulling manifest"}) + b"\n"
+        if "pull_fails" in FAULTS and not (SCRATCH / "registry_is_back").exists():
+            yield compact({"error": "pull model manifest: file does not exist"}) + b"\n"
+            return
+        if "pull_ends" in FAULTS:
+            return
+        for done in range(1, 21):
+            while done == 10 and "pull_stalls" in FAULTS:
+                yield compact(pulling(9)) + b"\n"
+                time.sleep(0.02)
+            yield compact(pulling(done)) + b"\n"
+            time.sleep(0.05)
+        with (SCRATCH / "pulled").open("a") as file:
+            file.write(request["model"] + "\n")
+        yield compact({"status": "success"}) + b"\n"
+
+    def _manage(self, request: dict[str, Any]) -> None:
+        if self.path == "/api/copy":
+            self._copy(request)
+        elif "pull_refused" in FAULTS:
+            self._bytes(b"<html>go away</html>", 403, "text/html")
+        else:
+            self._send_chunks(self._pull(request))
+
+    def _copy(self, request: dict[str, Any]) -> None:
+        with (SCRATCH / "pulled").open("a") as file:
+            file.write(request["destination"] + "\n")
+        if "copy_fails" in FAULTS:
+            self._json({"error": "disk quota exceeded"}, 500)
+        else:
+            self._bytes(b"", 200, "")
+
+    def do_DELETE(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with (SCRATCH / "deleted").open("a") as file:
+            file.write(json.loads(body)["model"] + "\n")
+        self._bytes(b"", 200, "")
+
+    def _send_chunks(self, parts: Iterator[bytes]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         try:
-            for part in self._parts(request, fault):
+            for part in parts:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
                 self.wfile.flush()
             self.wfile.write(b"0\r\n\r\n")

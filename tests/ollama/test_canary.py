@@ -17,7 +17,7 @@ from serve.ollama.supervisor import Supervisor
 from serve.settings import InferenceSettings, Settings
 from tests.ollama.engines import collect, faulty, generate, until
 
-SOON = {"canary_after_s": 0.2, "canary_timeout_s": 0.4, "stall_timeout_s": 1}
+SOON: dict[str, Any] = {"canary_after_s": 0.2, "canary_timeout_s": 0.4, "stall_timeout_s": 1}
 FOREVER = "2318-01-01T00:00:00Z"
 
 
@@ -64,7 +64,7 @@ async def test_an_idle_engine_is_asked_for_one_token_as_it_was_last_called(tmp_p
         await until(lambda: len(canaries(tmp_path)) == 1)
         await collect(supervisor.stream(generate(options={"num_ctx": 512, "seed": 3})))
         await until(lambda: len(canaries(tmp_path)) >= 3)
-        assert supervisor.restarts == 0
+        assert supervisor.restarts.count == 0
         await until(lambda: gate.at_work == 0)
     (path, first), *_, (_, last) = canaries(tmp_path)
     assert path == "/api/generate"
@@ -78,7 +78,7 @@ async def test_a_model_that_only_embeds_is_asked_for_an_embedding(tmp_path: Path
     settings = faulty(tmp_path, "embeds_only", models=["faulty"], **SOON)
     async with watched(settings) as (supervisor, _):
         await until(lambda: len(canaries(tmp_path)) >= 3)
-        assert supervisor.restarts == 0
+        assert supervisor.restarts.count == 0
     assert [path for path, _ in canaries(tmp_path)[:3]] == [
         "/api/generate",
         "/api/embed",
@@ -99,7 +99,7 @@ async def test_nothing_is_loaded_or_kept_by_a_canary(tmp_path: Path, reason: str
         for _ in range(2):
             before = vitals._not_before
             await until(lambda before=before: vitals._not_before > before)  # type: ignore[misc]
-        assert supervisor.restarts == 0
+        assert supervisor.restarts.count == 0
     assert canaries(tmp_path) == []
 
 
@@ -114,7 +114,7 @@ async def test_a_wedged_engine_is_restarted_and_who_waits_is_answered(
     ):
         wedge(tmp_path, supervisor.engine_pid)
         await supervisor.check()  # which says nothing
-        await until(lambda: supervisor.restarts == 1)
+        await until(lambda: supervisor.restarts.count == 1)
         _, body, _ = await collect(supervisor.stream(generate()))
         assert b'"done":true' in body
         await supervisor.check()
@@ -135,9 +135,9 @@ async def test_calls_in_all_slots_that_get_nothing_are_noticed_past_the_gate(
             await anext(frames)
             # A byte has come; now nothing more does, but a canary is answered.
             await until(lambda: len(canaries(tmp_path)) >= 2)
-            assert supervisor.restarts == 0
+            assert supervisor.restarts.count == 0
             wedge(tmp_path, supervisor.engine_pid)
-            await until(lambda: supervisor.restarts == 1)
+            await until(lambda: supervisor.restarts.count == 1)
         await collect(supervisor.stream(generate()))
 
 
@@ -146,7 +146,7 @@ async def test_an_engine_that_stays_wedged_is_given_up(tmp_path: Path) -> None:
     async with watched(faulty(tmp_path, max_restarts=1, **SOON)) as (supervisor, _):
         await collect(supervisor.stream(generate()))  # so that it is known
         wedge(tmp_path, "all")
-        await until(lambda: supervisor.restarts == 1)
+        await until(lambda: supervisor.restarts.count == 1)
         with pytest.raises(EngineDied):  # sent to the second one, which hangs too
             await collect(supervisor.stream(generate()))
         with pytest.raises(EngineNotReady, match="is wedged"):
@@ -160,7 +160,7 @@ async def test_an_engine_that_answers_with_errors_alone_is_restarted(tmp_path: P
     causes: list[Cause] = []
     settings = faulty(tmp_path, "canary_fails", models=["faulty"], **SOON)
     async with watched(settings, causes) as (supervisor, _):
-        await until(lambda: supervisor.restarts >= 1)
+        await until(lambda: supervisor.restarts.count >= 1)
         assert len(canaries(tmp_path)) >= 3
     assert set(causes) == {"wedged"}
 
@@ -169,7 +169,7 @@ async def test_an_attached_engine_that_is_wedged_fails_the_check(tmp_path: Path)
     lists(tmp_path)
     async with Supervisor(faulty(tmp_path)) as owner:
         url = (await owner.ready()).base_url
-        inference = InferenceSettings(engine="attach", url=url, models=["faulty"], **SOON)  # type: ignore[arg-type]
+        inference = InferenceSettings(engine="attach", url=url, models=["faulty"], **SOON)
         async with watched(Settings(inference=inference)) as (supervisor, _):
             wedge(tmp_path, "all")
             await until(lambda: not supervisor.is_up)
@@ -187,7 +187,7 @@ async def test_a_model_that_fell_to_the_cpu_is_replaced_where_a_gpu_is_required(
     async with watched(settings, causes) as (supervisor, _):
         assert supervisor.has_gpu
         lists(tmp_path, size_vram=0)
-        await until(lambda: supervisor.restarts >= 1)
+        await until(lambda: supervisor.restarts.count >= 1)
         lists(tmp_path)
         assert supervisor.last_error == (
             "the engine found a GPU when it started, and has faulty:latest on the CPU"
@@ -202,7 +202,7 @@ async def test_elsewhere_a_fall_is_one_warning(
     lists(tmp_path, size_vram=0)
     async with watched(faulty(tmp_path, "gpu", models=["faulty"], **SOON)) as (supervisor, _):
         await until(lambda: len(canaries(tmp_path)) >= 4)
-        assert supervisor.restarts == 0
+        assert supervisor.restarts.count == 0
     warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert warnings == ["the engine found a GPU when it started, and has faulty:latest on the CPU"]
 
@@ -214,5 +214,5 @@ async def test_without_a_gpu_at_the_start_nothing_can_fall(
     settings = faulty(tmp_path, models=["faulty"], require_gpu=True, **SOON)
     async with watched(settings) as (supervisor, _):
         await until(lambda: len(canaries(tmp_path)) >= 3)
-        assert supervisor.restarts == 0
+        assert supervisor.restarts.count == 0
     assert "did not say that it found a GPU" in caplog.text

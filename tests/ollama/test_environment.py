@@ -8,7 +8,12 @@ import pytest
 
 from serve.errors import ConfigError
 from serve.ollama import environment as module
-from serve.ollama.environment import engine_command, engine_environment, models_dir
+from serve.ollama.environment import (
+    engine_command,
+    engine_environment,
+    give_identity,
+    models_dir,
+)
 from serve.ollama.reaper import MARK
 from serve.settings import Environment, InferenceSettings, Settings, environment
 
@@ -150,3 +155,19 @@ class TestModelStore:
         assert models_dir(settings().inference, here) == service
         own.mkdir(parents=True)
         assert models_dir(settings().inference, here) == own
+
+
+def test_an_engine_is_given_the_key_that_a_registry_knows(tmp_path: Path) -> None:
+    home, key = tmp_path / "home", tmp_path / "key"
+    home.mkdir()
+    key.write_text("-----BEGIN OPENSSH PRIVATE KEY-----")
+    key.chmod(0o644)
+    for _ in range(2):  # a restart too
+        give_identity(str(key), home)
+    place = home / ".ollama" / "id_ed25519"
+    assert place.read_text() == key.read_text()
+    assert place.stat().st_mode & 0o777 == 0o600
+    give_identity("", tmp_path)
+    assert not (tmp_path / ".ollama").exists()
+    with pytest.raises(ConfigError, match=r"inference\.identity: /nope: No such file"):
+        give_identity("/nope", home)

@@ -110,7 +110,7 @@ async def test_a_connection_that_goes_before_a_byte(replica: Inference, scratch:
 async def test_a_connection_that_goes_after_some_bytes(
     replica: Inference, scratch: Path, fault: str
 ) -> None:
-    before = supervisor_of(replica).restarts
+    before = supervisor_of(replica).restarts.count
     async with aclosing(replica.stream(count())) as frames:
         assert await anext(frames) == LINES
         assert await anext(frames)
@@ -118,7 +118,7 @@ async def test_a_connection_that_goes_after_some_bytes(
         *_, last = [frame async for frame in frames]
     assert last == Failed(RUNNER_DIED)
     await recovers(replica, scratch)
-    assert supervisor_of(replica).restarts - before == (fault == "die")
+    assert supervisor_of(replica).restarts.count - before == (fault == "die")
 
 
 async def test_an_answer_with_noise_in_it_is_none_to_keep(
@@ -133,10 +133,10 @@ async def test_an_answer_with_noise_in_it_is_none_to_keep(
 
 @pytest.mark.slow
 async def test_a_hang_is_noticed_in_idleness(replica: Inference, scratch: Path) -> None:
-    before = supervisor_of(replica).restarts
+    before = supervisor_of(replica).restarts.count
     inject(replica, scratch, "hang")
     await replica.check_health()
-    await until(lambda: supervisor_of(replica).restarts == before + 1)
+    await until(lambda: supervisor_of(replica).restarts.count == before + 1)
     assert "is wedged" in supervisor_of(replica).last_error
     await recovers(replica, scratch)
 
@@ -146,7 +146,7 @@ async def test_a_hang_under_full_load_is_noticed_and_told_to_all(
     replica: Inference, scratch: Path
 ) -> None:
     """One in the middle of its answer, one before its first byte, one that waits for a slot."""
-    before = supervisor_of(replica).restarts
+    before = supervisor_of(replica).restarts.count
     async with aclosing(replica.stream(count(2000))) as begun:
         await anext(begun)
         await anext(begun)
@@ -162,7 +162,7 @@ async def test_a_hang_under_full_load_is_noticed_and_told_to_all(
     head, _, tail = await waits
     assert head == LINES
     assert isinstance(tail, Tail)
-    assert supervisor_of(replica).restarts == before + 1
+    assert supervisor_of(replica).restarts.count == before + 1
     await recovers(replica, scratch)
 
 
