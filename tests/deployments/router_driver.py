@@ -71,7 +71,7 @@ async def main() -> None:
     handle = ray_serve.run(caller.bind(fake.bind()), route_prefix=None)
     said = await handle.run.remote()
     sys.stdout.write(json.dumps(said) + "\n")
-    ray_serve.shutdown()
+    await ray_serve.shutdown_async()
     ray.shutdown()
 
 
