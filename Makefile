@@ -53,10 +53,11 @@ fix: dev ## format, and lint faults that fix themselves
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: setup ## configs/schema.json and the README's table anew from serve/settings.py
+schema: setup ## configs/schema.json and the README's tables anew from the code
 	$(BIN)/rayllama schema > configs/schema.json.new
 	mv configs/schema.json.new configs/schema.json
 	$(BIN)/rayllama schema --into README.md
+	$(BIN)/rayllama fields --into README.md
 
 lock: dev ## requirements*.lock anew from pyproject.toml (newest versions: make lock UPGRADE=1)
 	$(BACKEND) | $(COMPILE) --extra embedded pyproject.toml - --output-file requirements.lock > /dev/null

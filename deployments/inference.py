@@ -5,45 +5,33 @@ Owns:         one engine (a child process, or an attached server), its client, t
 Does not own: which replica gets a call (the handle's router), what may be cached (serve.cache),
               dialects other than Ollama's own (serve.web).
 Lives:        one per GPU, as many as `inference.replicas`; the ingress calls it through its handle.
-Dies:         a dead engine is restarted in place; too many deaths fail the health check and Serve
+Dies:         a dead engine, a wedged one, or one that lost its GPU is restarted in place; too many
+              deaths fail the health check and Serve
               replaces the replica. Leaving, it has been drained by Serve, then stops the engine.
               Killed, its engine is ended by the keeper; its raylet killed, it ends itself.
 """
 
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
+from functools import partial
 from time import time
 from typing import Any, Self
 
-from deployments.standing import SILENCE_S, Names, Resolve, Standings, standing_of
+from deployments.seat import ALONE, Seat
+from deployments.standing import SILENCE_S, Standings, standing_of
 from serve.errors import EngineNotReady
 from serve.fleet.pools import Pools
 from serve.fleet.replica import Standing
 from serve.ollama.answers import Answers
+from serve.ollama.canary import Canary
 from serve.ollama.dated import utc_offset_s
 from serve.ollama.gate import Gate
 from serve.ollama.parent import ParentWatch
-from serve.ollama.peers import Peers
 from serve.ollama.reporter import CatalogueReporter, Connect
 from serve.ollama.stocking import Stocking
 from serve.ollama.supervisor import Supervisor
 from serve.ports import Call, Frame, Head, Report
 from serve.settings import Settings, parse
-
-
-@dataclass(frozen=True)
-class Seat:
-    """A replica's place: its pool, its own name and rank there, and how it finds its schedulers.
-
-    `peers`: the other replicas, whose models it may copy; None: it asks nobody.
-    `tell`: what lists their names, and what finds one of them; None if nobody is to be told.
-    """
-
-    pool: str = ""
-    who: Callable[[], tuple[str, int]] = lambda: ("", 0)
-    tell: tuple[Names, Resolve] | None = None
-    peers: Peers | None = None
 
 
 class Inference:
@@ -56,7 +44,7 @@ class Inference:
         self,
         settings: Settings | dict[str, Any],
         connect: Connect | None = None,
-        seat: Seat = Seat(),
+        seat: Seat = ALONE,
         *,
         watch_parent: bool = True,
     ) -> None:
@@ -86,9 +74,16 @@ class Inference:
         self._watch = ParentWatch() if watch_parent else None
         if self._watch is not None:
             self._watch.start()
-        supervisor = Supervisor(self._settings, on_ready=self._poke, prepare=self._stocking.prepare)
+        supervisor = Supervisor(
+            self._settings,
+            self._poke,
+            partial(seat.restarted, seat.pool),
+            self._stocking.prepare,
+        )
         await supervisor.start()
         self._supervisor = supervisor
+        self._canary = Canary(supervisor, self._gate, inference)
+        self._canary.start()
         self._stocking.start()
         if self._reporter is not None:
             self._reporter.start()
@@ -106,7 +101,7 @@ class Inference:
         cls,
         settings: Settings,
         connect: Connect | None = None,
-        seat: Seat = Seat(),
+        seat: Seat = ALONE,
         *,
         watch_parent: bool = False,
     ) -> Self:
@@ -143,7 +138,7 @@ class Inference:
         """What this replica's engine is and has, now. Raises `EngineError` while it has none."""
         supervisor = self._up()
         await supervisor.check()
-        models = await supervisor.dated.marked(await supervisor.catalogue.fresh())
+        models = await supervisor.holdings.dated.marked(await supervisor.holdings.catalogue.fresh())
         return Report(
             supervisor.replica_id,
             supervisor.engine_version,
@@ -171,6 +166,7 @@ class Inference:
             await self._standings.stop()
         if self._reporter is not None:
             await self._reporter.stop()
+        await self._canary.stop()
         await self._stocking.stop()
         await supervisor.stop()
         if self._watch is not None:

@@ -39,14 +39,14 @@ async def standing_of(
     name: str, supervisor: Supervisor, gate: Gate, shape: InferenceSettings
 ) -> Standing:
     """What the replica of that name says of itself. Raises `EngineError`."""
-    models = await supervisor.catalogue.fresh()
-    ids = {model: supervisor.weights(model, each.digest) for model, each in models.items()}
-    told = {model: each for model, each in supervisor.shown.items() if model in ids}
+    models = await supervisor.holdings.catalogue.fresh()
+    ids = {model: supervisor.holdings.weights(model, each.digest) for model, each in models.items()}
+    told = {model: each for model, each in supervisor.holdings.shown.items() if model in ids}
     return Standing(
         name,
         shape.slots,
         shape.max_loaded_models or _OLLAMAS_CHOICE,
-        await supervisor.loaded(),
+        await supervisor.holdings.loaded(),
         dict.fromkeys(ids.values(), 0) | {ids[model]: each.longest for model, each in told.items()},
         gate.at_work + gate.waiting,
         context=shape.context_length,
@@ -54,6 +54,7 @@ async def standing_of(
         ids=ids,
         digests={model: each.digest for model, each in models.items()},
         engine_version=supervisor.engine_version,
+        last_error=supervisor.last_error,
     )
 
 

@@ -20,6 +20,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.admin import Admin
 from deployments.cache import Cache
 from deployments.edge import Edge
+from deployments.engine_gauges import count_restart
 from deployments.handles import (
     ADMIN_NAME,
     SCHEDULER_NAME,
@@ -31,10 +32,11 @@ from deployments.handles import (
     scheduler_names,
     who_am_i,
 )
-from deployments.inference import Inference, Seat
+from deployments.inference import Inference
 from deployments.ingress import Ingress
 from deployments.peers import Siblings
 from deployments.scheduler import Scheduler
+from deployments.seat import Seat
 from serve.cache.places import place
 from serve.cache.service import policies
 from serve.fleet.pools import Pools
@@ -47,12 +49,21 @@ _HEAD_NODE = "node:__internal_head__"
 """A resource that Ray gives to the head node alone."""
 
 
+LEASES = "deployments.router:LeaseRouter"
+"""Delivers calls where their leases say."""
+
+
 def build(args: Settings) -> ray_serve.Application:
     """The deployments of one Rayllama, bound together. Raises `ConfigError`."""
+    return compose(args, Ingress, LEASES)
+
+
+def compose(args: Settings, front: type[Ingress], router: str) -> ray_serve.Application:
+    """The same with another front and router, for comparisons. Raises `ConfigError`."""
     policies(args.cache)  # refused here rather than in each replica
     Pools(args)
     place(args.cache.snapshot.url)
-    inference = {pool: _inference(args, pool) for pool in args.shapes}
+    inference = {pool: _inference(args, pool, router) for pool in args.shapes}
     shards = [
         DeploymentActorConfig(
             name=SHARD_NAME.format(index),
@@ -72,7 +83,7 @@ def build(args: Settings) -> ray_serve.Application:
         for index in range(args.cache.shards)
     ]
     ingress: DeploymentHandle = ray_serve.deployment(
-        ray_serve.ingress()(Ingress),
+        ray_serve.ingress()(front),
         name="Ingress",
         num_replicas=args.ingress.replicas,
         ray_actor_options={"num_cpus": args.ingress.num_cpus},
@@ -83,7 +94,7 @@ def build(args: Settings) -> ray_serve.Application:
     return ingress.bind(args, inference, NodeEdge(Edge, args))
 
 
-def _inference(args: Settings, pool: str) -> ray_serve.Application:
+def _inference(args: Settings, pool: str, router: str) -> ray_serve.Application:
     """One pool: a deployment of replicas that are alike."""
     shape = args.shapes[pool]
     options: dict[str, Any] = {"num_gpus": shape.num_gpus, "num_cpus": shape.num_cpus}
@@ -95,16 +106,14 @@ def _inference(args: Settings, pool: str) -> ray_serve.Application:
     if shape.max_replicas is not None:
         scale = {"autoscaling_config": _autoscaling(shape, pool)}
     told = partial(scheduler_names, pool), address_of
-    seat = Seat(pool, who_am_i, told, Siblings(args, pool))
+    seat = Seat(pool, who_am_i, told, Siblings(args, pool), count_restart)
     return ray_serve.deployment(
         Inference,
         name=deployment_of(pool),
         ray_actor_options=options,
         max_ongoing_requests=shape.slots + shape.max_queue + _CONTROL_CALLS,
         graceful_shutdown_timeout_s=shape.drain_timeout_s,
-        request_router_config=RequestRouterConfig(
-            request_router_class="deployments.router:LeaseRouter"
-        ),
+        request_router_config=RequestRouterConfig(request_router_class=router),
         **scale,
     ).bind(args, ReportToShards(args.cache), seat)
 

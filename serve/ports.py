@@ -10,7 +10,12 @@ from typing import Protocol
 
 from msgspec import Struct
 
-COMPUTED = frozenset({"/api/generate", "/api/chat", "/api/embed", "/api/embeddings"})
+COMPUTED = frozenset(
+    {
+        *("/api/generate", "/api/chat", "/api/embed", "/api/embeddings"),
+        "/v1/audio/transcriptions",
+    }
+)
 """The engine's routes whose calls take up a slot."""
 
 
@@ -22,6 +27,7 @@ class Call(Struct, frozen=True):
     `replica` is the `Member.name` of the only replica that may get it, or "" for any.
     `tenant`, `num_ctx` (tokens of context asked for, 0: the model's own or the pool's) and
     `affinity` (of one conversation, or "") are for those who place it (`serve.fleet`).
+    `content_type` of the body, or "" for JSON.
     """
 
     method: str
@@ -34,6 +40,7 @@ class Call(Struct, frozen=True):
     tenant: str = ""
     num_ctx: int = 0
     affinity: str = ""
+    content_type: str = ""
 
 
 class Member(Struct, frozen=True):

@@ -201,6 +201,22 @@ class InferenceSettings(Section):
     restart_window_s: Annotated[Seconds, Field(gt=0)] = 60
     """The window of `max_restarts`."""
 
+    canary_after_s: Annotated[Seconds, Field(gt=0)] = 60
+    """After so long without a byte from the engine it is asked for one token (or embedding), of a
+    model that is loaded. Left unanswered, the engine is wedged and is restarted."""
+
+    canary_timeout_s: Annotated[Seconds, Field(gt=0)] = 30
+    """How long an engine with nothing else to do may take for that."""
+
+    stall_timeout_s: Annotated[Seconds, Field(gt=0)] = 600
+    """How long an engine at work may send nothing at all and leave that unanswered: longer than its
+    longest prompt, and the longest load of a model, can take."""
+
+    require_gpu: bool = False
+    """An engine that found a GPU when it started, and then has a model on the CPU alone, is
+    restarted; so no model of this pool may be meant to be there (`PARAMETER num_gpu 0`). Without
+    this it is a warning in the log."""
+
     @property
     def attached(self) -> list[str]:
         """The addresses of `engine: attach`, one for each replica."""

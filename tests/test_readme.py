@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from serve.cli.fields import as_markdown
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
+FIELDS = re.compile(r"<!-- fields: .*? -->\n\n(.*?)\n\n<!-- /fields -->", re.S)
 TABLE = re.compile(r"<!-- settings: .*? -->\n\n(.*?)\n\n<!-- /settings -->", re.S)
 
 
@@ -17,6 +20,12 @@ def test_the_table_of_settings_is_the_settings() -> None:
     table = TABLE.search(README)
     assert table is not None
     assert table[1] == run.stdout.strip(), "paste the output of `rayllama schema --markdown`"
+
+
+def test_the_tables_of_fields_are_the_code() -> None:
+    tables = FIELDS.search(README)
+    assert tables is not None
+    assert tables[1] == as_markdown().strip(), "run `rayllama fields --into README.md`"
 
 
 def test_the_files_that_it_names_are_there() -> None:

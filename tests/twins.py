@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deployments.inference import Inference, Seat
+from deployments.inference import Inference
+from deployments.seat import Seat
 from serve.errors import EngineDied, EngineNotReady
 from serve.ports import Call, Frame, Head, Member
 from serve.settings import Settings

@@ -35,7 +35,7 @@ PORT = 8200
 class Cluster:
     """Its process; entered, it runs and the application is ready."""
 
-    def __init__(self, settings: Settings, nodes: int) -> None:
+    def __init__(self, settings: Settings, nodes: int, build: str = "serve.app:build") -> None:
         self._command = [
             sys.executable,
             "-m",
@@ -43,6 +43,7 @@ class Cluster:
             _spelled_out(settings),
             str(PORT),
             str(nodes),
+            build,
         ]
         self.url = f"http://127.0.0.1:{PORT}"
 
@@ -118,4 +119,8 @@ class Cluster:
 
 
 def _spelled_out(settings: Settings) -> str:
-    return settings.model_dump_json(exclude={"auth"}, exclude_unset=True)
+    """As JSON, with the hashes of keys, which every other dump masks."""
+    data = settings.model_dump(mode="json", exclude_unset=True)
+    for number, key in enumerate(settings.auth.keys):
+        data["auth"]["keys"][number]["sha256"] = key.sha256.get_secret_value()
+    return json.dumps(data)

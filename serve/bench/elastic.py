@@ -58,7 +58,7 @@ def elastic(*, say: Say) -> Figures:
 
 
 async def _measure(cluster: Cluster, say: Say) -> Figures:
-    await _until_up(cluster)
+    await until_up(cluster)
     say("from zero: one request")
     first = Asked(cluster.url, tokens=8)
     await first.end()
@@ -104,7 +104,7 @@ async def _kill_one(cluster: Cluster, load: "Load") -> Figures:
     }
 
 
-async def _until_up(cluster: Cluster) -> None:
+async def until_up(cluster: Cluster) -> None:
     """The ingress answers, without waking the pool."""
     deadline = time.monotonic() + _WITHIN_S
     while time.monotonic() < deadline:

@@ -2,8 +2,8 @@
 
 Owns:         the raylets, Serve on them, and the application; all end with this process.
 Does not own: what is asked of it, and when a node dies: whoever started it says so.
-Lives:        for one benchmark or test: `python -m serve.bench.rehearsal SETTINGS PORT NODES`,
-              in the environment that Serve is to run in.
+Lives:        for one benchmark or test: `python -m serve.bench.rehearsal SETTINGS PORT NODES
+              BUILD`, in the environment that Serve is to run in.
 Dies:         at the end of its standard input, and with its raylets.
 
 It takes one word a line, and answers with one line of JSON:
@@ -16,7 +16,8 @@ It takes one word a line, and answers with one line of JSON:
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import psutil
@@ -25,17 +26,17 @@ from ray import serve as ray_serve
 from ray._private.state import actors
 from ray.cluster_utils import Cluster
 
-from serve.app import build
 from serve.settings import Settings
 
 APP = "rayllama"
+Build = Callable[[Settings], ray_serve.Application]
 READY = "the rehearsal is ready"
 
 
 class Rehearsal:
     """The cluster: a head without a GPU, and nodes with one each."""
 
-    def __init__(self, settings: Settings, port: int, nodes: int) -> None:
+    def __init__(self, settings: Settings, port: int, nodes: int, build: Build) -> None:
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 4, "num_gpus": 0, "include_dashboard": False},
@@ -93,8 +94,10 @@ def _say(answer: Any) -> None:
 
 def main() -> None:
     """See the module."""
-    settings, port, nodes = Settings.model_validate_json(sys.argv[1]), sys.argv[2], sys.argv[3]
-    rehearsal = Rehearsal(settings, int(port), int(nodes))
+    settings, port, nodes, built = sys.argv[1:]
+    module, _, name = built.partition(":")
+    build: Build = getattr(import_module(module), name)
+    rehearsal = Rehearsal(Settings.model_validate_json(settings), int(port), int(nodes), build)
     try:
         _say(READY)
         for line in sys.stdin:

@@ -7,6 +7,8 @@ that stands here and is in the key.
 
 from collections.abc import Mapping
 
+from serve.wire.fields import FIELDS
+
 IGNORED: Mapping[str, str] = {
     "model": "its spelling only: the content digest is in the key, and replies echo the caller's",
     "stream": "an entry holds the chunks, from which both forms are rendered",
@@ -22,61 +24,9 @@ IGNORED_WHEN_GREEDY: Mapping[str, str] = {
 }
 """Options."""
 
-_UNTOLD = "Ollama's own `/v1` ignores it, so the engine is never told"
-_STREAM_OPTIONS = "what a stream shows beside its text; rendered from the same entry"
-
-_CHAT: Mapping[str, str] = {
-    **dict.fromkeys(
-        (
-            *("audio", "modalities", "moderation", "prediction", "verbosity", "service_tier"),
-            *("function_call", "functions", "tool_choice", "parallel_tool_calls", "n"),
-            *("logit_bias", "max_completion_tokens", "web_search_options", "safety_identifier"),
-            *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-            *("messages.audio", "messages.function_call", "messages.refusal"),
-            "messages.content.prompt_cache_breakpoint",
-            "messages.content.image_url.detail",
-            "messages.tool_calls.type",
-            "response_format.json_schema.name",
-            "response_format.json_schema.description",
-            "response_format.json_schema.strict",
-        ),
-        _UNTOLD,
-    ),
-    "messages.name": "Ollama reads it of a tool's result alone, and there it is in the key",
-    "messages.content.input_audio.format": "Ollama sees it in the sound itself",
-    "messages.tool_calls.index": "Ollama's `/v1` numbers them itself, all as 0",
-    "stream_options": _STREAM_OPTIONS,
-}
-
-_COMPLETIONS: Mapping[str, str] = {
-    **dict.fromkeys(("best_of", "echo", "logit_bias", "n"), _UNTOLD),
-    "stream_options": _STREAM_OPTIONS,
-}
-
-_EMBEDDINGS: Mapping[str, str] = {
-    "encoding_format": "how the numbers are written; rendered from the same entry",
-}
-
-_MESSAGES: Mapping[str, str] = {
-    **dict.fromkeys(
-        (
-            *("cache_control", "container", "diagnostics", "inference_geo", "service_tier"),
-            *("speed", "user_profile_id", "workspace_id", "tool_choice"),
-            *("thinking.budget_tokens", "tools.max_uses", "messages.content.citations"),
-            *("messages.content.is_error", "messages.content.signature"),
-        ),
-        _UNTOLD,
-    ),
-    "messages.content.source.type": "only base64 is taken; all else is refused",
-    "messages.content.source.media_type": "Ollama sees it in the image itself",
-    "messages.content.source.url": "an image by its address is refused",
-}
-
 UNTOLD: Mapping[str, Mapping[str, str]] = {
-    "/v1/chat/completions": _CHAT,
-    "/v1/completions": _COMPLETIONS,
-    "/v1/embeddings": _EMBEDDINGS,
-    "/v1/messages": _MESSAGES,
+    route: {path: fate.how for path, fate in fields.items() if fate.what in ("ignored", "rendered")}
+    for route, fields in FIELDS.items()
 }
 """Fields of other dialects' routes, by path, that their translation to a native request leaves out.
 The key is over what it is translated into, so it can't tell them apart, and neither can the engine.

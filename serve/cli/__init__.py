@@ -1,4 +1,4 @@
-"""The `rayllama` command: `up` and `down`, `check`, `schema`, `key`, `bench`, `cache`,
+"""The `rayllama` command: `up` and `down`, `check`, `schema`, `fields`, `key`, `bench`, `cache`,
 `fleet`.
 
 Quick to import: neither Ray nor an engine is loaded by a command that doesn't need it.
@@ -12,7 +12,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from serve.cli import bench, cache, fleet, schema
+from serve.cli import bench, cache, fields, fleet, schema
 from serve.cli.child import LOCAL
 from serve.cli.deployfile import find, load, remarks
 from serve.cli.up import down, up
@@ -73,6 +73,7 @@ def _parser() -> ArgumentParser:
 
     bench.add_to(commands)
     cache.add_to(commands)
+    fields.add_to(commands)
     fleet.add_to(commands)
     return parser
 

@@ -5,20 +5,20 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from serve.bench import edge, elastic, hit, join, miss, restart, target, trace
+from serve.bench import edge, elastic, hit, join, miss, overload, restart, routing, target, trace
 from serve.cli import greeting
 from serve.cli.deployfile import DEFAULT, read
 from serve.cli.machine import get
 from serve.errors import ConfigError
 
-_ALL = ["hit", "miss", "all", "join", "restart", "trace", "elastic", "edge"]
+_MEASURED = ["hit", "miss", "all", "join", "edge", "trace"]
 URL = "http://127.0.0.1:8000"
 _OWN_PORT = 8100
 _OWN_PORTS = {
@@ -36,7 +36,7 @@ _OWN_PORTS = {
 def add_to(commands: Any) -> None:
     """The command and its arguments."""
     parser = commands.add_parser("bench", help="measure a Rayllama that runs on this machine")
-    parser.add_argument("what", choices=_ALL)
+    parser.add_argument("what", choices=[*_MEASURED, *_ALONE])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--url", default=URL, help=f"where Rayllama is (default: {URL})")
     parser.add_argument("--streams", type=int, default=200, help="join: identical ones at once")
@@ -58,10 +58,8 @@ def add_to(commands: Any) -> None:
 def _bench(arguments: Namespace) -> int:
     if arguments.what == "trace":
         return _trace(arguments)
-    if arguments.what == "restart":
-        figures = {"restart": restart.restart(entries=arguments.entries, say=_say)}
-    elif arguments.what == "elastic":
-        figures = {"elastic": elastic.elastic(say=_say)}
+    if arguments.what in _ALONE:
+        figures = {arguments.what: _ALONE[arguments.what](arguments)}
     elif arguments.what == "join" and arguments.url == URL:
         with tempfile.TemporaryDirectory(prefix="rayllama-bench-") as folder:
             config = _own(Path(folder), arguments.replicas)
@@ -77,6 +75,17 @@ def _bench(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps(figures if arguments.what == "all" else figures[arguments.what]))
     return 0
+
+
+_LONG_S = 60
+
+_ALONE: dict[str, Callable[[Namespace], dict[str, float | str | None]]] = {
+    "restart": lambda given: restart.restart(entries=given.entries, say=_say),
+    "elastic": lambda _: elastic.elastic(say=_say),
+    "routing": lambda given: routing.routing(seconds=max(_LONG_S, given.seconds), say=_say),
+    "overload": lambda given: overload.overload(seconds=max(_LONG_S, given.seconds), say=_say),
+}
+"""Those that start what they measure."""
 
 
 def _trace(arguments: Namespace) -> int:

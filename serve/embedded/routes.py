@@ -15,9 +15,10 @@ from serve.embedded.loaded import Loaded
 from serve.embedded.managing import copy, delete, head_blob, post_blob
 from serve.embedded.pulling import pull
 from serve.embedded.pushing import push
-from serve.embedded.replies import Reply, Whole, json_reply
+from serve.embedded.replies import JSON, Reply, Whole, json_reply
 from serve.embedded.show import ps, show, tags
 from serve.errors import EngineError
+from serve.wire.account import ACCOUNT, told
 
 Handler = Callable[[Engine, Request], Awaitable[Reply]]
 
@@ -63,6 +64,16 @@ async def _state(one: Loaded) -> dict[str, str | int]:
     }
 
 
+def _account(method: str, path: str) -> Handler:
+    """A route of accounts, the cloud or experiments: this engine has none of them."""
+
+    async def answer(_: Engine, request: Request) -> Reply:
+        answer = told(method, path, request.body)
+        return Whole(answer.status, answer.body, JSON)
+
+    return answer
+
+
 _BLOB = "/api/blobs/"
 _BLOB_VERBS: Mapping[str, Handler] = {"POST": post_blob, "HEAD": head_blob}
 ROUTES: Mapping[str, Mapping[str, Handler]] = {
@@ -81,7 +92,9 @@ ROUTES: Mapping[str, Mapping[str, Handler]] = {
     "/api/embed": {"POST": embed},
     "/api/embeddings": {"POST": embeddings},
     STATUS_PATH: {"GET": status},
+    **{path: {method: _account(method, path)} for method, path in ACCOUNT},
 }
+_KEY = "/api/user/keys/{key}"
 
 
 def verbs_of(path: str) -> Mapping[str, Handler]:
@@ -89,6 +102,9 @@ def verbs_of(path: str) -> Mapping[str, Handler]:
     digest = path.removeprefix(_BLOB) if path.startswith(_BLOB) else ""
     if digest and "/" not in digest:
         return _BLOB_VERBS
+    start, _, _ = _KEY.partition("{")
+    if path.startswith(start) and "/" not in path.removeprefix(start) and path != start:
+        return ROUTES[_KEY]
     return ROUTES.get(path, {})
 
 

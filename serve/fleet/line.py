@@ -131,6 +131,11 @@ class Line:
             for other, line in self._lines.items()
         )
 
+    def crowds(self, tenant: str, room: int) -> bool:
+        """Whether a tenant has more than its share, and each of those who wait could come again."""
+        tenants = len(self._lines)
+        return len(self) + tenants > room + 1 and len(self._lines[tenant]) > ceil(room / tenants)
+
     def surplus(self, tenant: str) -> Waiting:
         """Who must go if this tenant's last is one too many: the last of whoever has most."""
         longest = max(self._lines.values(), key=len)

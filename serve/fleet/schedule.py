@@ -9,8 +9,8 @@ can't begin at once, and what it is sent is chosen for what it has loaded. The r
    take up slots too, until the replica says that they are gone.
 2. The line. Who fits nowhere waits, at most `max_queue` of them, each until its deadline. The order
    is fair between tenants (`serve.fleet.line`), and who is first but fits nowhere holds up nobody
-   else. If there is no room for all, the last of the tenant with most in the line is refused: a
-   greedy tenant crowds out itself.
+   else. If there is no room for all, the last of the tenant with most in the line is refused. The
+   last places are kept for tenants below their share, so that others are refused at once.
 3. Runners. What is loaded is a (model, num_ctx): the same model with another context is another
    runner, and replaces the first in its replica. A request goes where its runner is loaded; else
    where it is being loaded; else to a replica that has the model and room for one runner more; else
@@ -146,7 +146,9 @@ class Schedule:
         self._placement.wanted[key] += 1
         self._dispatch(now)
         if len(self._line) > self._policy.max_queue:
-            self._refuse_one(wanted.tenant)
+            self._refuse(self._line.surplus(wanted.tenant).ticket)
+        elif ticket in self._line and self._line.crowds(wanted.tenant, self._policy.max_queue):
+            self._refuse(ticket)
         for at, (told, decision) in enumerate(self._news):
             if told == ticket:
                 del self._news[at]
@@ -269,10 +271,9 @@ class Schedule:
     def _is_patient(self, waiting: Waiting, now: float) -> bool:
         return now - waiting.since >= self._policy.patience_s
 
-    def _refuse_one(self, tenant: str) -> None:
-        last = self._line.surplus(tenant)
-        self._leave_line(last.ticket)
-        self._news.append((last.ticket, Refused("full", self._retry_after_s())))
+    def _refuse(self, ticket: Ticket) -> None:
+        self._leave_line(ticket)
+        self._news.append((ticket, Refused("full", self._retry_after_s())))
 
     def _leave_line(self, ticket: Ticket) -> None:
         self._want_less(self._line.leave(ticket).key)

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, nullcontext
 
-from serve.errors import DeadlineExceeded, EngineNotReady, RayllamaError
+from serve.errors import DeadlineExceeded, EngineDied, EngineNotReady, RayllamaError
 from serve.ollama.catalogue import Read
 from serve.ollama.depot_routes import PREFIX, DepotRoutes
 from serve.ollama.ending import Ending
@@ -61,12 +61,13 @@ class Answers:
             if has_begun:
                 yield Failed(str(error))
             else:
-                yield Head(error.status, _JSON)
+                yield Head(error.status, _JSON, is_unreached=_may_go_elsewhere(error, call))
                 yield native_body(error)
 
     async def _answer(self, call: Call) -> AsyncGenerator[Frame, None]:
         """The engine's answer and, if it ended well, its tail. Raises those of `serve.errors`."""
         supervisor, ending = self._up(), Ending()
+        catalogue = supervisor.holdings.catalogue
         if call.replica and self._name and call.replica != self._name:
             yield Head(503, _JSON, is_unreached=True)
             yield native_body(EngineNotReady("that replica is gone"))
@@ -91,16 +92,26 @@ class Answers:
                 async for frame in frames:
                     ending.see(frame)
                     if is_computed and before is None and isinstance(frame, bytes):
-                        before = supervisor.catalogue.ask()  # a task: the frame leaves first
+                        before = catalogue.ask()  # a task: the frame leaves first
                         self._on_bytes()
                     yield frame
         if ending.is_good():
-            after = supervisor.catalogue.ask() if is_computed else None
+            after = catalogue.ask() if is_computed else None
             yield Tail(
                 await _digest(before, call.model),
                 await _digest(after, call.model),
                 supervisor.fingerprint,
             )
+
+
+def _may_go_elsewhere(error: RayllamaError, call: Call) -> bool:
+    """Whether another replica may be asked the same, before any byte of an answer.
+
+    What an engine died of may have been done, so that only goes for what changes nothing.
+    """
+    if isinstance(error, EngineDied):
+        return call.path in COMPUTED or call.method in ("GET", "HEAD")
+    return isinstance(error, EngineNotReady)
 
 
 async def _digest(read: Read | None, model: str) -> str:

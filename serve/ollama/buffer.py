@@ -49,6 +49,10 @@ class Buffer:
         """The reader knows the head. The consumer sees it with the first bytes, or at the end."""
         self._head = head
 
+    def is_full_with(self, data: bytes) -> bool:
+        """Whether `put` would wait for the consumer."""
+        return self._size + len(data) >= self._max_bytes
+
     async def put(self, data: bytes) -> None:
         """The reader has some bytes. Waits only while the buffer is over its bound."""
         self._parts.append(data)

@@ -14,8 +14,8 @@ There is no timer: nothing waits for more.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import aiohttp
 import httpx
@@ -25,6 +25,7 @@ from yarl import URL
 
 from serve.errors import EngineDied, EngineNotReady, EngineRefused
 from serve.ollama.buffer import Buffer
+from serve.ollama.pulse import Pulse
 from serve.ports import Call, Head
 
 BUFFER_BYTES = 8 << 20
@@ -48,10 +49,14 @@ _version = msgspec.json.Decoder(_Version)
 
 
 class EngineClient:
-    """A client of one engine. No proxy from the environment, no total timeout, no compression."""
+    """A client of one engine. No proxy from the environment, no total timeout, no compression.
 
-    def __init__(self, base_url: str) -> None:
+    `pulse` is told of the calls and of every piece that comes.
+    """
+
+    def __init__(self, base_url: str, pulse: Pulse | None = None) -> None:
         self.base_url = base_url.rstrip("/")
+        self._pulse = pulse
         self._http = aiohttp.ClientSession(
             trust_env=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
@@ -91,17 +96,32 @@ class EngineClient:
         # loop learns of that in its next round, and tells in the one after.
         for _ in range(2):
             await asyncio.sleep(0)
-        with _translated():
+        with _translated(), self._carrying(call) as beat:
             async with self._http.request(
                 call.method,
                 self._url(call.path),
                 data=call.body or None,
-                headers={"X-Request-ID": call.request_id},
+                headers=_headers(call),
                 allow_redirects=False,
             ) as response:
                 buffer.begin(Head(response.status, response.headers.get("Content-Type", "")))
                 async for data in response.content.iter_any():
-                    await buffer.put(data)
+                    if beat is not None:
+                        beat(response.status)
+                    if self._pulse is not None and buffer.is_full_with(data):
+                        with self._pulse.held():
+                            await buffer.put(data)
+                    else:
+                        await buffer.put(data)
+
+    def _carrying(self, call: Call) -> AbstractContextManager[Callable[[int], None] | None]:
+        return nullcontext() if self._pulse is None else self._pulse.carrying(call)
+
+    async def probe(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """One call that nobody is told of: its status and answer. Raises as `stream` does."""
+        with _translated():
+            async with self._http.post(self._url(path), data=body) as response:
+                return response.status, await response.read()
 
     async def version(self, timeout_s: float = _CONTROL_S) -> str:
         """What `/api/version` says. Raises `EngineNotReady`, `EngineDied` or `EngineRefused`."""
@@ -151,6 +171,14 @@ class EngineClient:
                 if exc.status_code != 400 or "does not support generate" not in exc.error:
                     raise
                 await self._models.embed(model=model, input=[], keep_alive=alive)
+
+
+def _headers(call: Call) -> dict[str, str]:
+    """What differs from call to call."""
+    headers = {"X-Request-ID": call.request_id}
+    if call.content_type:
+        headers["Content-Type"] = call.content_type
+    return headers
 
 
 def _keep_alive(text: str) -> float | str:

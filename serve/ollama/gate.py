@@ -22,6 +22,11 @@ class Gate:
         self.waiting = 0
         self.at_work = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a call would pass at once."""
+        return not self._slots.locked()
+
     async def __aenter__(self) -> None:
         if self._slots.locked() and self.waiting >= self._max_queue:
             raise Overloaded

@@ -7,10 +7,13 @@ It may hold what users wrote (at Ollama's debug levels), so it is readable by it
 """
 
 import os
+import re
 from pathlib import Path
 
 _TAIL_BYTES = 32 << 10
 _MAX_BYTES = 16 << 20
+_HEAD_BYTES = 256 << 10
+_COMPUTE = re.compile(rb'msg="inference compute".* library=(?!cpu\b)\S+', re.IGNORECASE)
 
 
 class EngineLog:
@@ -35,6 +38,18 @@ class EngineLog:
         """The last lines, or a word that there are none."""
         text = self._last(_TAIL_BYTES).decode(errors="replace")
         return "\n".join(text.splitlines()[-lines:]) or "(it wrote nothing)"
+
+    def names_gpu(self) -> bool:
+        """Whether this engine said at its start that it found a GPU (discover/types.go).
+
+        One line for each device, `library=CUDA`, `ROCm`, `Metal`, …; or a single `library=cpu`.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._begin)
+                return _COMPUTE.search(file.read(_HEAD_BYTES)) is not None
+        except FileNotFoundError:
+            return False
 
     def trim(self) -> None:
         """Once the file is over its bound: its last part goes to `engine.log.1`, the rest away.

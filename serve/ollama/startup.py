@@ -1,15 +1,20 @@
 """How an engine becomes ready, step by step, each with its limit and a failure that tells why."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from serve.errors import EngineError, EngineNotReady
 from serve.ollama.client import EngineClient
+from serve.ollama.environment import engine_command, engine_environment, give_identity
 from serve.ollama.process import EngineProcess
-from serve.settings import InferenceSettings
+from serve.ollama.reaper import Mark
+from serve.settings import InferenceSettings, Settings
 
 _POLL_S = 0.05
+_log = logging.getLogger(__name__)
 Prepare = Callable[[EngineClient], Awaitable[None]]
 """Fetches models; as long as bytes come. Raises `EngineError` if one that must come doesn't."""
 
@@ -20,6 +25,21 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def spawn(settings: Settings, port: int, mark: Mark, directory: Path) -> EngineProcess:
+    """Start an engine on that loopback port, with its log and its home in `directory`.
+
+    Raises `ConfigError` when its executable isn't there.
+    """
+    home = directory / "home"
+    home.mkdir(exist_ok=True)
+    environment = engine_environment(settings, port=port, home=home, mark=str(mark))
+    give_identity(settings.inference.identity, home)
+    command = engine_command(settings, port)
+    models = environment["OLLAMA_MODELS"]
+    _log.info("starting %s on port %d, models in %s", command[0], port, models)
+    return EngineProcess.spawn(command, environment, directory)
 
 
 async def until_ready(

@@ -9,6 +9,9 @@ Ready means: `/api/version` answers 200 and the configured models are loaded. Th
 requests, since Ollama aborts a load when its client leaves. While it restarts, `ready` waits.
 Serve replaces a replica only after three failed checks ten seconds apart; a restart in place is
 seconds. With `engine: attach` there is no process: nothing is started, restarted or ended.
+
+An engine that lives and is of no use (`fail`: `serve.ollama.canary` says when) is killed with all
+that it started, and that is a death like others.
 """
 
 import asyncio
@@ -17,18 +20,20 @@ import secrets
 import shutil
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from serve.errors import EngineDied, EngineError, EngineNotReady, RayllamaError
-from serve.ollama.catalogue import CatalogueReader, fingerprint
+from serve.ollama.catalogue import fingerprint
 from serve.ollama.client import EngineClient
-from serve.ollama.dated import DatedModels
-from serve.ollama.environment import engine_command, engine_environment, give_identity
+from serve.ollama.holdings import Holdings
+from serve.ollama.lately import Manner
 from serve.ollama.process import EngineProcess
+from serve.ollama.pulse import Pulse
 from serve.ollama.reaper import Mark, reap, reap_stale
-from serve.ollama.runners import Shown, shown
-from serve.ollama.startup import Prepare, free_port, story, until_ready
+from serve.ollama.restarts import Cause, Restarts
+from serve.ollama.startup import Prepare, free_port, spawn, story, until_ready
 from serve.ports import Call, Head
 from serve.settings import Settings
 from serve.wire.names import canonical
@@ -46,18 +51,21 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """One engine and its client. `async with`, or `start` and `stop`.
 
-    `on_ready` is called after every start and restart, `prepare` during each.
+    `on_ready` is called after every start and restart, `prepare` during each, `on_restart`
+    with each restart's cause.
     """
 
     def __init__(
         self,
         settings: Settings,
         on_ready: Callable[[], None] = lambda: None,
+        on_restart: Callable[[Cause], None] = lambda _: None,
         prepare: Prepare | None = None,
     ) -> None:
         self._settings = settings
         self._inference = settings.inference
         self._on_ready = on_ready
+        self._on_restart = on_restart
         self._prepare = prepare
         self.replica_id = secrets.token_hex(8)
         self._mark = Mark.of_this_process(self.replica_id)
@@ -67,13 +75,15 @@ class Supervisor:
         self._watcher: asyncio.Task[None] | None = None
         self._settled = asyncio.Event()  # ready, or no engine will come
         self._trouble = ""  # why none will come
-        self._deaths: list[float] = []
-        self.restarts = 0
+        self._failure: tuple[Cause, str, float] | None = None
+        self.restarts = Restarts(self._inference.max_restarts, self._inference.restart_window_s)
+        self.last_error = ""
+        """What went wrong last, in one line; "" if nothing did."""
+        self.has_gpu = False
+        """Whether one of its engines found a GPU as it started, as far as they say."""
+        self.pulse = Pulse.of(self._inference, monotonic)
         self.engine_version = ""
-        self.catalogue = CatalogueReader(self._read_tags)
-        self.dated = DatedModels(self._read_templates, self.catalogue.fresh)
-        self.shown: dict[str, Shown] = {}
-        """By canonical name, of the models that have been shown."""
+        self.holdings = Holdings(self.ready, self._read_tags)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -94,7 +104,7 @@ class Supervisor:
         """
         try:
             if self._inference.engine == "attach":
-                self._client = EngineClient(self._inference.url)
+                self._client = EngineClient(self._inference.url, self.pulse)
                 await self._until_ready(self._client, None)
             else:
                 await asyncio.to_thread(reap_stale)
@@ -114,8 +124,7 @@ class Supervisor:
         if self._process is not None:
             await self._process.stop(self._inference.stop_timeout_s)
             await asyncio.to_thread(reap, self._mark)
-        await self.dated.aclose()
-        await self.catalogue.aclose()
+        await self.holdings.aclose()
         if self._client is not None:
             await self._client.aclose()
         if self._directory is not None:
@@ -169,6 +178,26 @@ class Supervisor:
         if self._client is not None and self._settled.is_set():
             self.engine_version = await self._client.version()
 
+    async def fail(self, cause: Cause, text: str, unnoticed_s: float) -> None:
+        """Give the engine up, which lives and has been of no use for so long: the next one starts.
+
+        One that isn't ours can't be restarted: the replica fails its checks from here on.
+        """
+        if self._failure is not None or not self.is_up:
+            return
+        self._failure = cause, text, unnoticed_s
+        if self._process is None:
+            self._note(text)
+            self._give_up(text)
+        else:
+            self._unsettle()
+            await self._process.kill()
+
+    @property
+    def is_up(self) -> bool:
+        """Whether there is an engine, and it is ready."""
+        return self._settled.is_set() and not self._trouble
+
     @property
     def fingerprint(self) -> str:
         """What besides the model decides this engine's answers."""
@@ -179,33 +208,10 @@ class Supervisor:
         """The engine's pid; None where it isn't ours, or isn't up."""
         return None if self._process is None else self._process.engine_pid
 
-    async def digest(self, model: str) -> str:
-        """The digest that the engine lists now for a name in any spelling; "" if none."""
-        found = (await self.catalogue.fresh()).get(canonical(model))
-        return "" if found is None else found.digest
-
-    async def loaded(self) -> frozenset[tuple[str, int]]:
-        """What is loaded now, as (weights, tokens of context). Raises `EngineError`."""
-        rows = (await (await self.ready()).loaded()).models
-        return frozenset(
-            (self.weights(canonical(row.model or ""), row.digest or ""), row.context_length or 0)
-            for row in rows
-        )
-
-    def weights(self, model: str, digest: str) -> str:
-        """What a runner of this model is known by; its digest, until the model has been shown."""
-        told = self.shown.get(model)
-        return told.weights if told is not None and told.weights else digest
-
     async def _read_tags(self) -> bytes:
         if self._client is None or not self._settled.is_set():
             raise EngineNotReady("the engine is not ready")
         return await self._client.tags()
-
-    async def _read_templates(self, model: str) -> tuple[str, str]:
-        told = await (await self.ready()).show(model)
-        self.shown[canonical(model)] = shown(told.modelinfo, told.parameters, told.modelfile)
-        return told.template or "", told.modelfile or ""
 
     async def _launch(self, tries: int = _PORT_TRIES) -> EngineProcess:
         """Start an engine on a free port and wait until it is ready. Failing, it leaves none."""
@@ -225,27 +231,21 @@ class Supervisor:
     async def _spawn(self) -> tuple[EngineProcess, EngineClient]:
         if self._directory is None:
             self._directory = self._mark.directory()
-        port, home = free_port(), self._directory / "home"
-        home.mkdir(exist_ok=True)
-        environment = engine_environment(self._settings, port=port, home=home, mark=str(self._mark))
-        give_identity(self._inference.identity, home)
-        command = engine_command(self._settings, port)
-        _log.info(
-            "starting %s on port %d, models in %s",
-            command[0],
-            port,
-            environment["OLLAMA_MODELS"],
-        )
         if self._client is not None:
             await self._client.aclose()
-        self._process = EngineProcess.spawn(command, environment, self._directory)
+        port = free_port()
+        self._process = spawn(self._settings, port, self._mark, self._directory)
         self._process.exited.add_done_callback(lambda _: self._unsettle())
-        self._client = EngineClient(f"http://127.0.0.1:{port}")
+        self._client = EngineClient(f"http://127.0.0.1:{port}", self.pulse)
         return self._process, self._client
 
     async def _until_ready(self, client: EngineClient, process: EngineProcess | None) -> None:
         self.engine_version = await until_ready(client, process, self._inference, self._prepare)
         if process is None or not process.exited.done():  # else the watch restarts it
+            self.pulse.vitals.started(self.pulse.clock())
+            loaded = {canonical(model): Manner() for model in self._inference.models}
+            self.pulse.lately.restarted(loaded)
+            self.has_gpu = self.has_gpu or (process is not None and process.log.names_gpu())
             self._settled.set()
             self._on_ready()
 
@@ -254,31 +254,36 @@ class Supervisor:
         while True:
             while (status := await process.wait(_TRIM_S)) is None:
                 await asyncio.to_thread(process.log.trim)
-            _log.error(story(f"the engine ended with status {status}", process))
-            restarted = await self._restart()
+            told, self._failure = self._failure, None
+            cause, text, unnoticed_s = told or ("died", f"the engine ended with status {status}", 0)
+            self._note(text, None if told else process)
+            restarted = await self._restart(cause, unnoticed_s)
             if restarted is None:
                 return
             process = restarted
 
-    async def _restart(self) -> EngineProcess | None:
-        """The next engine; None once there were more than `max_restarts` in the window.
-
-        Starts that fail count too, and are not forgotten with time: each may take long.
-        """
-        loop, limit = asyncio.get_running_loop(), self._inference.max_restarts
-        since = loop.time() - self._inference.restart_window_s
-        self._deaths = [died for died in self._deaths if died > since]
-        while True:
-            self._deaths.append(loop.time())
-            if len(self._deaths) > limit:
-                self._give_up(f"the engine died {limit + 1} times; this replica is to be replaced")
-                return None
+    async def _restart(self, cause: Cause, unnoticed_s: float) -> EngineProcess | None:
+        """The next engine; None once there were more than `max_restarts` in the window."""
+        self.restarts.forget(monotonic(), unnoticed_s)
+        while (pause_s := self.restarts.failed(cause, monotonic())) is not None:
             await asyncio.to_thread(reap, self._mark)
-            self.restarts += 1
+            self._on_restart(cause)
+            await asyncio.sleep(pause_s)
             try:
                 return await self._launch()
             except RayllamaError as exc:
+                self.last_error = f"restart failed: {exc}".partition("\n")[0]
                 _log.error("restart failed: %s", exc)
+                cause = "died"
+        times = self.restarts.most + 1
+        text = f"the engine died {times} times; this replica is to be replaced"
+        self._give_up(text if cause == "died" else f"{text}. The last time: {self.last_error}")
+        return None
+
+    def _note(self, text: str, process: EngineProcess | None = None) -> None:
+        """In the log, and as `last_error`."""
+        self.last_error = text
+        _log.error(story(text, process))
 
     def _watch_ended(self, watcher: asyncio.Task[None]) -> None:
         """Nobody is left to restart the engine: whoever waits for one must not wait for ever."""

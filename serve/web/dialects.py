@@ -62,6 +62,8 @@ class Asked:
     """Is the client's dialect another than the engine's?"""
     unthinking: "Asked | None" = None
     """What to ask where the engine refuses this because its model can't think."""
+    error_headers: tuple[Header, ...] = ()
+    """What an answer says beside its type even if the engine refuses."""
 
     @property
     def model(self) -> str:
@@ -232,7 +234,17 @@ def translated(
     """A generation that is asked for natively by `sent` and said again by `said`."""
     renderer = partial(Translated, said, is_streamed=is_streamed, stream_headers=stream_headers)
     body, model = gojson.dumps(sent), sent["model"]
-    return Asked(route, sent, body, model, is_streamed, renderer, is_translated=True)
+    error_headers = stream_headers if is_streamed else ()
+    return Asked(
+        route,
+        sent,
+        body,
+        model,
+        is_streamed,
+        renderer,
+        is_translated=True,
+        error_headers=error_headers,
+    )
 
 
 def chat_completions(exchange: Exchange) -> Asked:

@@ -20,6 +20,7 @@ class Exchange:
     __slots__ = (
         "_started_ns",
         "body",
+        "error_headers",
         "first_byte_ms",
         "gpu_ns",
         "headers",
@@ -50,6 +51,7 @@ class Exchange:
         self.send = send
         self.identity = Identity("", admin=False)
         self.body = b""
+        self.error_headers: tuple[tuple[bytes, bytes], ...] = ()
         self.raw_key = b""
         self.model = ""
         self.verdict = UNASKED

@@ -18,8 +18,9 @@ from serve.web.body import ClientGone, read_body
 from serve.web.exchange import LARGE_BYTES, Exchange
 from serve.web.failure import failure
 from serve.web.meter import Verdict
+from serve.web.packed import is_packed, unpacked
 from serve.web.reply import CACHE_HEADER, Header, Reply
-from serve.web.routes import INFERENCE
+from serve.web.routes import INFERENCE, PACKED
 from serve.web.services import Services
 
 log = logging.getLogger("rayllama.web")
@@ -116,7 +117,7 @@ class Gateway:
     async def _fail(self, exchange: Exchange, error: RayllamaError) -> None:
         reply = failure(error, exchange.route)
         exchange.began(reply.status)
-        await reply.send(exchange.send)
+        await reply.send(exchange.send, more=exchange.error_headers)
 
     async def _recognise(self, scope: Scope, exchange: Exchange) -> bool:
         """Read and identify the request; answer it if its very bytes are known."""
@@ -138,6 +139,9 @@ class Gateway:
             exchange.raw_key = await asyncio.to_thread(services.answers.raw_key, *asked)
         near = services.answers.lookup_near(exchange.raw_key)
         if near is None:
+            if is_packed(headers) and scope["path"] in PACKED:
+                limit = services.max_body_bytes
+                exchange.body = await asyncio.to_thread(unpacked, exchange.body, limit)
             return False
         exchange.verdict = NEAR_HIT
         exchange.model = near.model

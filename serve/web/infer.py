@@ -50,6 +50,7 @@ class Infer:
         else:
             asked = await asyncio.to_thread(self._ask, exchange)
         exchange.model = asked.model or asked.spelled
+        exchange.error_headers = asked.error_headers
         fleet = self._services.fleet
         if fleet is not None and fleet.members() and is_unload(asked.route, asked.native):
             await unload(self._services, exchange, asked)

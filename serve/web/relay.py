@@ -165,6 +165,9 @@ class Relay:
     def _verdict(self) -> tuple[bytes, bytes]:
         return CACHE_HEADER, self._exchange.verdict.header()
 
+    def _about(self, head: Head) -> list[Header]:
+        return [self._verdict(), *_placing(head)]
+
 
 def _placing(head: Head) -> list[Header]:
     """What whoever placed the call told of it: the line it stood in, and how near its model was."""

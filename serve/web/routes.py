@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.web import admin, bundles, manage, merged
+from serve.web.account import Account
 from serve.web.blobs import Blobs
 from serve.web.catalogue import Passed
 from serve.web.dialects import BY_PATH
@@ -23,12 +24,17 @@ from serve.web.infer import Infer
 from serve.web.probes import Readyz, healthz, running
 from serve.web.reply import Reply
 from serve.web.services import Services
+from serve.web.transcription import TRANSCRIPTIONS, Transcriptions
 from serve.web.v1 import V1
+from serve.wire.account import ACCOUNT
 
 ASKED = {**BY_PATH, **V1}
 """How the requests to each inference route are understood."""
 
-INFERENCE = frozenset(ASKED)
+INFERENCE = frozenset({*ASKED, TRANSCRIPTIONS})
+
+PACKED = frozenset({"/v1/chat/completions", *V1})
+"""Where a body may come in zstd, as in Ollama."""
 
 _READ = ("GET", "HEAD")
 
@@ -73,6 +79,8 @@ def table(services: Services) -> list[BaseRoute]:
         Verbs("/api/embeddings", infer("/api/embeddings"), ("POST",)),
         Verbs("/v1/chat/completions", infer("/v1/chat/completions"), ("POST",)),
         *(Verbs(path, infer(path), ("POST",)) for path in V1),
+        Verbs(TRANSCRIPTIONS, Transcriptions(services), ("POST",)),
+        *(Verbs(path, Account(services, path), (verb,)) for verb, path in ACCOUNT),
         Verbs("/v1/models", merged.Models(services, listed), ("GET",)),
         Verbs("/v1/models/{name:model}", merged.Models(services, listed), ("GET",)),
     ]

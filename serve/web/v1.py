@@ -21,6 +21,9 @@ from serve.wire.anthropic_request import messages_to_native
 from serve.wire.anthropic_response import MessageRenderer, message_id
 from serve.wire.anthropic_types import decode_messages
 from serve.wire.errors import openai_body
+from serve.wire.responses_request import responses_to_native
+from serve.wire.responses_response import ResponseRenderer, response_seed
+from serve.wire.responses_types import decode_responses
 
 _UNCACHED: tuple[Header, ...] = ((b"cache-control", b"no-cache"),)
 """Of streams, as Ollama says it."""
@@ -100,9 +103,24 @@ def messages(exchange: Exchange) -> Asked:
     return replace(asked, unthinking=asking(unthinking))
 
 
+def responses(exchange: Exchange) -> Asked:
+    """`/v1/responses`, by `/api/chat`."""
+    request = decode_responses(exchange.body)
+
+    def said(first: bytes, born: bytes) -> ResponseRenderer:
+        seed = response_seed(first)
+        return ResponseRenderer(request, seed=seed, created=openai.created_s(born))
+
+    sent = responses_to_native(request)
+    is_streamed = bool(request.stream)
+    headers = _UNCACHED if is_streamed else ()
+    return translated("/api/chat", sent, said, is_streamed=is_streamed, stream_headers=headers)
+
+
 V1: Mapping[str, Callable[[Exchange], Asked]] = {
     "/v1/completions": completions,
     "/v1/embeddings": embeddings,
     "/v1/messages": messages,
+    "/v1/responses": responses,
 }
 """How the requests to each of these routes are understood."""

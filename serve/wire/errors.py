@@ -32,6 +32,10 @@ _ANTHROPIC_TYPES = {
 }
 """As Ollama's, which never sends 413 and 504: those are called what Anthropic calls them."""
 
+_ANTHROPIC_STATUSES = {503: 529}
+"""Ollama says 503 with the type `overloaded_error`; Anthropic's own status for that type is 529,
+and only for that do its libraries raise their `OverloadedError`."""
+
 _OPENAI_TYPES = {400: "invalid_request_error", 404: "not_found_error"}
 
 
@@ -65,7 +69,8 @@ def anthropic_error(error: RayllamaError, origin: Origin = "form") -> Rendered:
     content_type = JSON if from_model else JSON_UTF8
     body = anthropic_body(error) | {"request_id": f"req_{secrets.token_hex(12)}"}
     end = b"\n" if from_model else b""
-    return Rendered(error.status, content_type, dumps(body) + end, _retry_after_s(error))
+    status = _ANTHROPIC_STATUSES.get(error.status, error.status)
+    return Rendered(status, content_type, dumps(body) + end, _retry_after_s(error))
 
 
 def native_body(error: RayllamaError) -> bytes:
@@ -91,4 +96,6 @@ def anthropic_body(error: RayllamaError) -> dict[str, object]:
 
 
 def _retry_after_s(error: RayllamaError) -> int | None:
-    return error.retry_after_s if isinstance(error, CapacityError) else None
+    if isinstance(error, CapacityError):
+        return error.retry_after_s
+    return 1 if error.status == 503 else None  # an engine that is full, or not up

@@ -28,6 +28,7 @@ from serve.wire.goscan import (
 )
 
 MISSING_BODY = "missing request body"
+_ENDED = "unexpected end of JSON input"
 
 _START = re.compile(r"[ \t\r\n]*(?=[\[{])")
 _LONE_SURROGATE = re.compile(
@@ -67,7 +68,9 @@ def loads_whole(body: bytes) -> object:
     try:
         node, rest = scan_with_rest(body)
     except EmptyBodyError:
-        raise BadRequest("unexpected end of JSON input") from None
+        raise BadRequest(_ENDED) from None
+    except BadRequest as fault:  # a stream's end is another's word than that of a whole text
+        raise BadRequest(_ENDED if str(fault) == "unexpected EOF" else str(fault)) from None
     if rest:
         raise BadRequest(f"invalid character {quoted(rest[0])} after top-level value")
     return plain(node, lenient=False)

@@ -90,6 +90,11 @@ def _format(wanted: ResponseFormat | None) -> object:
 
 def _think(request: ChatCompletionRequest) -> bool | str | None:
     effort = request.reasoning.effort if request.reasoning else request.reasoning_effort or ""
+    return think_of(effort)
+
+
+def think_of(effort: str) -> bool | str | None:
+    """Ollama's word for OpenAI's effort; None leaves it to the model. Raises `BadRequest`."""
     if effort and effort not in _THINK:
         raise BadRequest(f"invalid reasoning value: {quoted(effort)} (must be {_EFFORTS})")
     return _THINK.get(effort)
@@ -184,6 +189,11 @@ def _image(value: object) -> str:
     url = value.get("url") if isinstance(value, dict) else value
     if not isinstance(url, str):
         raise BadRequest("invalid message format")
+    return image_of(url)
+
+
+def image_of(url: str) -> str:
+    """The image in a `data:` URL, in base64. Raises `BadRequest` with Ollama's text."""
     if url.startswith(("http://", "https://")):
         raise BadRequest(
             "image URLs are not currently supported, please use base64 encoded data instead"

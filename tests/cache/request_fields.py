@@ -26,7 +26,7 @@ from openai.types.chat import ChatCompletionAssistantMessageParam
 from pydantic import BaseModel
 from typing_extensions import TypeAliasType, is_typeddict
 
-from serve.wire import anthropic_types, messages, openai_types
+from serve.wire import anthropic_types, messages, openai_types, responses_input, responses_types
 
 PIXEL, OTHER_PIXEL = "iVBORw0KGgo=", "iVBORw0KGgr/"
 IMAGES = ("data:image/png;base64," + PIXEL, "data:image/png;base64," + OTHER_PIXEL)
@@ -48,6 +48,8 @@ NAMED: dict[str, tuple[Any, Any]] = {
     "reasoning_effort": ("low", "high"),
     "think": (True, False),
     "url": IMAGES,
+    "image_url": IMAGES,
+    "schema": ({"a": 1}, {"b": 2}),
 }
 """Values of names whose type doesn't say enough."""
 
@@ -61,6 +63,16 @@ LEAST: dict[Any, dict[str, Any]] = {
     openai_types.Message: {"role": "user", "content": "hi"},
     openai_types.ToolCall: {"function": {"name": "f", "arguments": "{}"}},
     openai_types.CalledFunction: {"name": "f", "arguments": "{}"},
+    responses_input.InputMessage: {"type": "message", "role": "user", "content": "hi"},
+    responses_input.InputText: {"type": "input_text", "text": "hi"},
+    responses_input.OutputText: {"type": "output_text", "text": "hi"},
+    responses_input.InputImage: {"type": "input_image", "image_url": IMAGES[0]},
+    responses_input.InputFile: {"type": "input_file"},
+    responses_input.FunctionCall: {"type": "function_call", "name": "f", "arguments": "{}"},
+    responses_input.FunctionCallOutput: {"type": "function_call_output", "output": "hi"},
+    responses_input.ReasoningInput: {"type": "reasoning", "encrypted_content": "hi"},
+    responses_input.WebSearchCall: {"type": "web_search_call"},
+    responses_types.TextFormat: {"type": "json_schema", "schema": {"a": 1}},
     openai_types.ResponseFormat: {"type": "json_schema", "json_schema": {"schema": {"a": 1}}},
 }
 """What makes an instance mean anything, where its type calls too little of it required."""

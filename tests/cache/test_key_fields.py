@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from ollama import _types as ollama_types
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming
 
 from serve.cache import batch
 from serve.cache.key import request_key
@@ -28,15 +29,18 @@ from serve.web import dialects, v1
 from serve.web.exchange import Exchange
 from serve.wire import native
 from serve.wire.anthropic_types import MessagesRequest
+from serve.wire.fields import FIELDS as FIELDS_OF
+from serve.wire.fields import fate
 from serve.wire.openai_completions import CompletionRequest
 from serve.wire.openai_embeddings import EmbeddingsRequest
 from serve.wire.openai_types import ChatCompletionRequest
+from serve.wire.responses_types import ResponsesRequest
 from tests.cache.request_fields import PIXEL, Case, walk
 
 GENERATE, CHAT = "/api/generate", "/api/chat"
 EMBED, EMBEDDINGS, V1 = "/api/embed", "/api/embeddings", "/v1/chat/completions"
 V1_COMPLETIONS, V1_EMBEDDINGS = "/v1/completions", "/v1/embeddings"
-MESSAGES = "/v1/messages"
+MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 SAID: dict[str, Any] = {
     "model": "m",
     "max_tokens": 9,
@@ -75,6 +79,8 @@ TYPES: list[tuple[str, str, type, dict[str, Any]]] = [
     ("ours", V1_EMBEDDINGS, EmbeddingsRequest, INPUT),
     ("anthropic", MESSAGES, MessageCreateParamsNonStreaming, SAID),
     ("ours", MESSAGES, MessagesRequest, SAID),
+    ("openai", RESPONSES, ResponseCreateParamsNonStreaming, INPUT),
+    ("ours", RESPONSES, ResponsesRequest, INPUT),
 ]
 
 OPTIONS = {
@@ -118,6 +124,7 @@ BLOCKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
 }
 """Blocks of a message that differ in a field which other types of blocks don't have."""
+NAMESPACE = {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]}
 CALL = {"id": "c", "function": {"index": 1, "name": "f", "arguments": {"a": 1}}}
 REFERENCE: dict[str, dict[str, Any]] = {
     GENERATE: SAMPLED
@@ -159,13 +166,11 @@ REFERENCE: dict[str, dict[str, Any]] = {
 """The fields of Ollama 0.33's own structs (api/types.go, openai/openai.go), each as a request may
 say it: the value of the top-level field, or of the message or option, that the name stands for."""
 
-REFUSED: Mapping[str, str] = {
-    "messages.content.type": "a part is text, an image or a sound",
-    "messages.content.file": "so a file is none",
-    "messages.content.refusal": "nor is a refusal",
-    "messages.tool_calls.custom": "a call without a function has no arguments",
-}
-"""Fields of `/v1/chat/completions` that make a request a 400, as in Ollama: nothing is cached."""
+
+def refused(route: str, path: str) -> bool:
+    """Does the field make a request a 400, as in Ollama? Then nothing is cached."""
+    found = fate(route, path) if route in FIELDS_OF else None
+    return found is not None and found.what == "refused"
 
 
 def key(route: str, body: Mapping[str, Any]) -> bytes:
@@ -199,19 +204,32 @@ def _verdicts(route: str, case: Case) -> Iterator[str]:
         yield "refused"
 
 
+def _is_walked_elsewhere(whose: str, route: str, path: str) -> bool:
+    """Is it dropped unless our own type has it too, which is walked whole?"""
+    if (whose, route) == ("openai", RESPONSES):
+        return path.partition(".")[0] in ResponsesRequest.model_fields
+    return whose == "anthropic" and "." in path
+
+
 def walked() -> dict[tuple[str, str, str], list[Case]]:
     """The cases of each field, by whose type it is in, route and path."""
     found: dict[tuple[str, str, str], list[Case]] = {}
     for whose, route, kind, base in TYPES:
         for case in walk(kind, base):
-            if whose == "anthropic" and "." in case.path:
-                continue  # dropped unless `MessagesRequest` has it too, which is walked whole
+            if _is_walked_elsewhere(whose, route, case.path):
+                continue
             found.setdefault((whose, route, case.path), []).append(case)
     for path, (one, other) in BLOCKS.items():
         bodies = [SAID | {"messages": [{"role": "user", "content": [b]}]} for b in (one, other)]
         found["ours", MESSAGES, f"messages.content.{path}"].append(
             Case(path, bodies[0], bodies[1:])
         )
+    case = Case(
+        "tools.tools",
+        INPUT | {"tools": [NAMESPACE]},
+        [INPUT | {"tools": [{**NAMESPACE, "tools": []}]}],
+    )
+    found["ours", RESPONSES, "tools.tools"].append(case)
     for route, fields in REFERENCE.items():
         base = TALK if route in (CHAT, V1) else INPUT if route == EMBED else PROMPT
         base = SAID if route == MESSAGES else base
@@ -245,7 +263,7 @@ def test_every_field_is_in_the_key_or_refused_or_reviewed(
     found = verdict(route, FIELDS[whose, route, path])
     if found != "key" and not reviewed(route, path):  # it may say nothing without its members
         found = next((one for one in _of_members(whose, route, path) if one == "key"), found)
-    if route == V1 and any(path.startswith(refused) for refused in REFUSED):
+    if refused(route, path):
         assert found == ("same" if reviewed(route, path) else "refused")
     else:
         assert found == ("same" if reviewed(route, path) else "key")
@@ -269,7 +287,7 @@ def test_how_many_there_are() -> None:
     counts = Counter(verdict(route, cases) for (_, route, _), cases in FIELDS.items())
     sys.stdout.write(f"{len(FIELDS)} fields walked: {dict(counts)}; reviewed: {len(REVIEWED)}\n")
     assert counts["key"] > 400
-    assert len(REVIEWED) == 61
+    assert len(REVIEWED) == 108
 
 
 names = st.text(min_size=1, max_size=6)

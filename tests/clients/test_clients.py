@@ -121,6 +121,40 @@ def test_openai_completions_and_embeddings(stack: Stack) -> None:
             client.completions.create(model="nope", prompt="x")
 
 
+def test_openai_responses(stack: Stack) -> None:
+    with openai.OpenAI(base_url=stack.url + "/v1", api_key="unused", max_retries=0) as client:
+        asked: dict[str, Any] = {
+            "model": MODEL,
+            "instructions": "Be short.",
+            "input": MESSAGES,
+            "temperature": 0,
+            "max_output_tokens": 5,
+        }
+        whole = client.responses.create(**asked)
+        assert whole.status == "completed"
+        assert whole.usage is not None
+        assert whole.usage.output_tokens == 5
+        with client.responses.stream(**asked) as stream:
+            text = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+            final = stream.get_final_response()
+        assert text == final.output_text == whole.output_text
+        assert final.usage == whole.usage
+        turn = [*MESSAGES, *final.output, {"role": "user", "content": "And again?"}]
+        assert client.responses.create(**asked | {"input": turn}).output_text
+        chat = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "system", "content": "Be short."}, *MESSAGES],
+            temperature=0,
+            max_tokens=5,
+        )
+        assert chat.choices[0].message.content == whole.output_text
+        with pytest.raises(openai.NotFoundError, match="model 'nope' not found"):
+            client.responses.create(model="nope", input="x")
+        tool: Any = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+        with pytest.raises(openai.BadRequestError, match="does not support tools"):
+            client.responses.create(model=MODEL, input="x", tools=[tool])
+
+
 def test_anthropic_messages(stack: Stack) -> None:
     with anthropic.Anthropic(base_url=stack.url, api_key="unused", max_retries=0) as client:
         asked: dict[str, Any] = {

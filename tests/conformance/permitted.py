@@ -86,13 +86,6 @@ RULES = (
         kinds=("order",),
         profiles=_OURS,
     ),
-    # What the ingress does otherwise on purpose.
-    Rule(
-        "Ollama says that a stream must not be cached before it knows that there will be none",
-        ("header.cache-control",),
-        cases=("anthropic/messages_unknown_stream",),
-        profiles=("rayllama",),
-    ),
     # What the embedded engine does otherwise on purpose.
     Rule(
         "the embedded engine has Jinja templates where Ollama has Go ones; the texts differ, what "
@@ -170,7 +163,6 @@ SKIPS = (
         "what changes models is not replayed yet: see test_managing and test_pulling",
         paths=("/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push", "/api/blobs/*"),
     ),
-    Skip("accounts and the cloud are Ollama's own", paths=("/api/me", "/api/status")),
     Skip(
         "OpenAI's and Anthropic's dialects are spoken by Rayllama, not by the engine",
         paths=("/v1/*",),

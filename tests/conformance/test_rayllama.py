@@ -19,18 +19,12 @@ from tests.stack import Stack
 pytestmark = pytest.mark.engine
 
 FILES = ("misc", "models", "generate", "chat", "embed", "openai", "capabilities", "anthropic")
-OURS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/messages*",
-    "/v1/models*",
-)
-"""Of the dialects that the engine doesn't speak, those that the ingress does."""
+OURS = "/v1/*"
+"""The dialects that the engine doesn't speak; the ingress speaks them all."""
 
 
 def left_out(case: Case) -> str | None:
-    if any(fnmatchcase(case.path, pattern) for pattern in OURS):
+    if fnmatchcase(case.path, OURS):
         return None
     return skipped(case.id, case.path)
 

@@ -69,7 +69,7 @@ async def leave() -> dict[str, Any]:
 
 async def main() -> None:
     settings = Settings.model_validate_json(sys.argv[1])
-    ray.init(num_cpus=2, num_gpus=GPUS, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, num_gpus=GPUS, include_dashboard=False, log_to_driver=False)
     ray_serve.start(proxy_location="Disabled")
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):

@@ -56,7 +56,7 @@ class Caller:
 
 async def main() -> None:
     """The handle of a driver in this mode needs a running event loop."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     ray_serve.start(proxy_location="Disabled")
     fake = ray_serve.deployment(
         FakeInference,
@@ -71,7 +71,7 @@ async def main() -> None:
     handle = ray_serve.run(caller.bind(fake.bind()), route_prefix=None)
     said = await handle.run.remote()
     sys.stdout.write(json.dumps(said) + "\n")
-    ray_serve.shutdown()
+    await ray_serve.shutdown_async()
     ray.shutdown()
 
 

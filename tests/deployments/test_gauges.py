@@ -20,6 +20,7 @@ from tests.web.cached import TAIL
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray Serve's own, of pydantic
+    from deployments.engine_gauges import count_restart
     from deployments.gauges import Gauges
     from deployments.shard_gauges import ShardGauges
 
@@ -81,4 +82,13 @@ async def test_what_was_saved_is_counted_by_model(heard: Heard) -> None:
         ("rayllama_tokens_saved", 14, tags),
         ("rayllama_gpu_seconds_saved", 1.0, tags),
         ("rayllama_tokens_saved", 1, tags),
+    ]
+
+
+def test_restarts_of_engines_are_counted_by_cause(heard: Heard) -> None:
+    count_restart("", "wedged")
+    count_restart("small", "died")
+    assert heard == [
+        ("rayllama_engine_restarts", 1, {"pool": "default", "cause": "wedged"}),
+        ("rayllama_engine_restarts", 1, {"pool": "small", "cause": "died"}),
     ]

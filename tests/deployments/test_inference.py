@@ -14,7 +14,8 @@ import pytest
 from msgspec import structs
 from pydantic import SecretStr
 
-from deployments.inference import Inference, Seat
+from deployments.inference import Inference
+from deployments.seat import Seat
 from serve.errors import RUNNER_DIED, EngineNotReady
 from serve.ollama.reporter import Connect, Send
 from serve.ollama.supervisor import Supervisor
@@ -157,7 +158,7 @@ async def test_a_refusal_is_passed_on_as_it_is(tmp_path: Path) -> None:
 async def test_a_death_before_the_first_byte_is_ollamas_500(tmp_path: Path) -> None:
     async with replica(faulty(tmp_path)) as running:
         answer = await collect(running.stream(generate("die_before")))
-        assert answer == (Head(500, JSON), UNEXPECTED_EOF, None)
+        assert answer == (Head(500, JSON, is_unreached=True), UNEXPECTED_EOF, None)
         head, _, tail = await collect(running.stream(generate()))
         assert head == LINES
         assert tail is not None, "the next engine"
@@ -245,7 +246,7 @@ async def test_an_engine_that_keeps_dying_fails_the_health_check(tmp_path: Path)
         (tmp_path / "exit_now").touch()
         await kill_engine(supervisor_of(running))
         head, body, _ = await collect(running.stream(generate()))
-        assert head == Head(503, JSON)
+        assert head == Head(503, JSON, is_unreached=True)
         assert b"died 2 times" in body
         with pytest.raises(EngineNotReady):
             await running.check_health()
@@ -339,5 +340,5 @@ async def test_a_report_says_whose_prompts_may_hold_the_date(template: str, tmp_
         assert report.models[FAULTY_MODEL].is_dated, "not known yet"
         assert report.utc_offset_s == 19800
         (tmp_path / "show_hang").unlink()
-        await until(lambda: bool(supervisor.dated._known))
+        await until(lambda: bool(supervisor.holdings.dated._known))
         assert (await running.report()).models[FAULTY_MODEL].is_dated is ("Date" in template)

@@ -164,6 +164,18 @@ def test_the_line_is_bounded_and_fair() -> None:
     assert list(pool.where) == [7]
 
 
+def test_the_last_places_are_kept_for_whoever_has_less() -> None:
+    """So a crowd is refused at once, and nobody who waits already has to go for another's sake."""
+    pool = desk(standing(slots=1), policy=Policy(max_queue=8))
+    pool.grant(wanted(tenant="greedy"))
+    pool.queue(wanted(tenant="modest"))
+    for _ in range(6):
+        pool.queue(wanted(tenant="greedy"))
+    assert isinstance(pool.ask(wanted(tenant="greedy")), Refused)
+    pool.queue(wanted(tenant="modest"))
+    assert not pool.refused
+
+
 def test_without_a_line_who_does_not_fit_is_refused() -> None:
     pool = desk(standing(slots=1), policy=Policy(max_queue=0))
     pool.grant()

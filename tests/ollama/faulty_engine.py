@@ -109,6 +109,8 @@ class Faulty(BaseHTTPRequestHandler):
             names = pulled.read_text().splitlines() if pulled.exists() else []
             rows += [{"name": name, "model": name, "digest": "d9"} for name in names]
             self._json({"models": rows})
+        elif self.path == "/api/ps" and (SCRATCH / "ps").exists():
+            self._json({"models": json.loads((SCRATCH / "ps").read_text())})
         elif self.path == "/headers":
             self._json(dict(self.headers.items()))
         else:
@@ -123,9 +125,16 @@ class Faulty(BaseHTTPRequestHandler):
         if self.path == "/api/show" and "/" in request["model"]:
             self._show()
             return
-        if self.path in ("/api/pull", "/api/copy"):
+        if self.path != "/api/show":
+            self._hang()
+        if "." in (request.get("prompt"), request.get("input")):
+            self._canary(request)
+        elif self.path in ("/api/pull", "/api/copy"):
             self._manage(request)
-            return
+        else:
+            self._generate(request)
+
+    def _generate(self, request: dict[str, Any]) -> None:
         fault = request.get("fault", "")
         if not request.get("prompt"):
             self._load(request)
@@ -135,6 +144,22 @@ class Faulty(BaseHTTPRequestHandler):
             os.kill(os.getpid(), signal.SIGKILL)
         else:
             self._stream(request, fault)
+
+    def _hang(self) -> None:
+        """While the file `wedged` names this process, or all: nothing that a model computes."""
+        wedged = SCRATCH / "wedged"
+        while wedged.exists() and wedged.read_text() in ("all", str(os.getpid())):
+            time.sleep(0.01)
+
+    def _canary(self, request: dict[str, Any]) -> None:
+        with (SCRATCH / "canaries").open("a") as file:
+            file.write(json.dumps([self.path, request]) + "\n")
+        if "canary_fails" in FAULTS:
+            self._json({"error": "CUDA error"}, 500)
+        elif self.path == "/api/generate" and "embeds_only" in FAULTS:
+            self._json({"error": '"faulty" does not support generate'}, 400)
+        else:
+            self._json({"done": True})
 
     def _show(self) -> None:
         while (SCRATCH / "show_hang").exists():
@@ -264,6 +289,8 @@ def main() -> None:
     if "port_taken_once" in FAULTS and not (SCRATCH / "tried").exists():
         (SCRATCH / "tried").touch()
         sys.exit("Error: listen tcp 127.0.0.1:1: bind: address already in use")
+    if "gpu" in FAULTS:
+        sys.stderr.write('level=INFO msg="inference compute" id=GPU-1 library=CUDA name=CUDA0\n')
     host, _, port = os.environ["OLLAMA_HOST"].partition(":")
     server = ThreadingHTTPServer((host, int(port)), Faulty)
     server.daemon_threads = True

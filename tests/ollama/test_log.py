@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from serve.ollama.log import EngineLog
 
 
@@ -53,3 +55,30 @@ def test_last_words_are_an_engines_own(tmp_path: Path) -> None:
     finally:
         os.close(engine)
     assert log.path.read_text() == "after\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (
+            'level=INFO source=types.go:50 msg="inference compute" id=GPU-6d1 library=CUDA '
+            'compute=8.0 name=CUDA0 description="NVIDIA A100"',
+            True,
+        ),
+        ('level=INFO msg="inference compute" id=0 filter_id="" library=ROCm compute=gfx1100', True),
+        (
+            'level=INFO source=types.go:50 msg="inference compute" id=cpu library=cpu compute="" '
+            'name=cpu description=cpu libdirs=ollama driver=""',
+            False,
+        ),
+        ("library=CUDA", False),
+    ],
+)
+def test_an_engine_says_at_its_start_whether_it_found_a_gpu(
+    tmp_path: Path, *, line: str, found: bool
+) -> None:
+    log = EngineLog(tmp_path)
+    assert not log.names_gpu()
+    with os.fdopen(log.open(), "w") as file:
+        file.write(f"starting\n{line}\n")
+    assert log.names_gpu() is found

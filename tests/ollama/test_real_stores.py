@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from deployments.inference import Inference, Seat
+from deployments.inference import Inference
+from deployments.seat import Seat
 from serve.ollama.depot import PIECE, blobs_of
 from serve.ports import Call
 from serve.settings import EmbeddedSettings, InferenceSettings, Settings

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from deployments.inference import Inference, Seat
+from deployments.inference import Inference
+from deployments.seat import Seat
 from serve.errors import EngineDied, EngineNotReady
 from serve.ollama import growing
 from serve.ollama import stocking as stockings

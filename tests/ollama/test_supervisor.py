@@ -33,8 +33,8 @@ async def test_start_answers_and_stop_leaves_nothing(tmp_path: Path) -> None:
     await supervisor.start()
     assert supervisor.engine_version == "0.0.1"
     assert supervisor.fingerprint.startswith("ollama/0.0.1 ctx=4096 kv=f16 flash=auto env=")
-    assert await supervisor.digest("Faulty") == "d1"
-    assert await supervisor.digest("unheard-of") == ""
+    assert await supervisor.holdings.digest("Faulty") == "d1"
+    assert await supervisor.holdings.digest("unheard-of") == ""
     engine = supervisor.engine_pid
     assert engine is not None
     home = psutil.Process(engine).environ()["HOME"]
@@ -112,7 +112,7 @@ async def test_an_engine_that_never_answers_is_ended_after_the_limit(tmp_path: P
 async def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(tmp_path: Path) -> None:
     async with Supervisor(faulty(tmp_path, "port_taken_once")) as supervisor:
         assert (tmp_path / "tried").exists()
-        assert supervisor.restarts == 0
+        assert supervisor.restarts.count == 0
         await supervisor.check()
 
 
@@ -138,7 +138,7 @@ async def test_kill_9_fails_what_runs_and_new_calls_wait_for_the_next_engine(
         head, body, _ = await collect(supervisor.stream(generate()))
         assert head.status == 200
         assert b'"done":true' in body
-        assert supervisor.restarts == 1
+        assert supervisor.restarts.count == 1
         assert len(readies) == 2
         assert await supervisor._successor(old) is await supervisor.ready()
         assert supervisor.engine_pid != first
@@ -166,7 +166,7 @@ async def test_an_engine_that_keeps_dying_is_given_up(tmp_path: Path) -> None:
             await collect(supervisor.stream(generate()))
         with pytest.raises(EngineNotReady, match="died 3 times"):
             await supervisor.check()
-        assert supervisor.restarts == 2
+        assert supervisor.restarts.count == 2
         assert marked(supervisor.replica_id) == []
 
 
@@ -175,7 +175,7 @@ async def test_deaths_outside_the_window_are_forgotten(tmp_path: Path) -> None:
     async with Supervisor(settings) as supervisor:
         for restarts in (1, 2, 3):
             await kill_engine(supervisor)
-            await until(lambda expected=restarts: supervisor.restarts == expected)  # type: ignore[misc]
+            await until(lambda expected=restarts: supervisor.restarts.count == expected)  # type: ignore[misc]
             await supervisor.ready()
         await supervisor.check()
 
@@ -197,7 +197,7 @@ async def test_attach_owns_no_process(tmp_path: Path) -> None:
         async with Supervisor(attached) as supervisor:
             assert supervisor.engine_pid is None
             assert supervisor.fingerprint == f"attach/0.0.1 at={url}"
-            assert await supervisor.digest(FAULTY_MODEL) == "d1"
+            assert await supervisor.holdings.digest(FAULTY_MODEL) == "d1"
             head, _, _ = await collect(supervisor.stream(generate()))
             assert head.status == 200
             assert (tmp_path / "loads").exists()
@@ -262,16 +262,16 @@ async def test_an_engine_that_hangs_fails_its_check(
         assert engine is not None
         os.kill(engine, signal.SIGSTOP)
         with pytest.raises(EngineNotReady, match="does not answer"):
-            await supervisor.digest("faulty")
+            await supervisor.holdings.digest("faulty")
         os.kill(engine, signal.SIGCONT)
-        assert await supervisor.digest("faulty") == "d1"
+        assert await supervisor.holdings.digest("faulty") == "d1"
 
 
 async def test_a_stopped_supervisor_starts_nothing(tmp_path: Path) -> None:
     supervisor = Supervisor(faulty(tmp_path))
     await supervisor.stop()
     with pytest.raises(EngineNotReady):
-        await supervisor.catalogue.fresh()
+        await supervisor.holdings.catalogue.fresh()
 
 
 async def test_an_engine_that_ends_as_it_becomes_ready_is_restarted(
@@ -293,4 +293,4 @@ async def test_an_engine_that_ends_as_it_becomes_ready_is_restarted(
     async with Supervisor(faulty(tmp_path)) as supervisor:
         _, body, _ = await collect(supervisor.stream(generate()))
         assert b'"done":true' in body
-        assert supervisor.restarts == 1
+        assert supervisor.restarts.count == 1

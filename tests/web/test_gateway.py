@@ -231,3 +231,10 @@ async def test_a_model_list_that_an_engine_refuses_is_an_error() -> None:
     front = Front([Head(500, "application/json"), b'{"error":"broken"}'])
     got = await front.ask("GET", "/v1/models")
     assert (got.status, json.loads(got.body)["error"]["message"]) == (500, "broken")
+
+
+async def test_no_answer_is_compressed() -> None:
+    front = Front([NDJSON, line("hi", done=True)])
+    got = await front.post("/api/chat", b'{"model":"m"}', accept_encoding="gzip, br, zstd")
+    assert got.body == line("hi", done=True)
+    assert b"content-encoding" not in got.headers

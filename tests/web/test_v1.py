@@ -88,6 +88,37 @@ def test_a_message_is_a_chat(stack: Stack, http: httpx.Client) -> None:
     assert len(stack.pool.calls) == calls + 1
 
 
+def test_a_response_is_a_chat(stack: Stack, http: httpx.Client) -> None:
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "input": "A response in two dialects.",
+        "instructions": "Be short.",
+    }
+    asked |= {"max_output_tokens": 6, "temperature": 0}
+    messages = [{"role": "system", "content": "Be short."}]
+    messages += [{"role": "user", "content": "A response in two dialects."}]
+    options = {"num_predict": 6, "temperature": 0}
+    calls = len(stack.pool.calls)
+    native = http.post("/api/chat", json={"model": MODEL, "messages": messages, "options": options})
+    first = http.post("/v1/responses", json=asked)
+    assert verdict(first) == "hit; tier=shared"
+    text = "".join(json.loads(line)["message"]["content"] for line in native.text.splitlines())
+    assert first.json()["output"][0]["content"][0]["text"] == text
+    assert "cache-control" not in first.headers
+    streamed = http.post("/v1/responses", json=asked | {"stream": True})
+    assert verdict(streamed) == "hit; tier=shared"
+    events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line[:6] == "data: "]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[-1]["type"] == "response.completed"
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == text
+    again = http.post("/v1/responses", json=asked | {"stream": True})
+    assert (verdict(again), again.content) == ("hit; tier=near", streamed.content)
+    assert again.headers["cache-control"] == "no-cache"
+    other = http.post("/v1/responses", json=asked | {"stream": True, "background": True})
+    assert '"background":true' in other.text
+    assert len(stack.pool.calls) == calls + 1
+
+
 def test_a_model_that_cannot_think_answers_without(http: httpx.Client) -> None:
     messages = [{"role": "user", "content": "Think about it."}]
     asked = {"model": MODEL, "messages": messages, "max_tokens": 6, "temperature": 0}

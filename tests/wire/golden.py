@@ -3,7 +3,8 @@
 `recorded.jsonl` holds exchanges with a real Ollama 0.33. The other files hold what Go 1.26 makes of
 the same inputs with Ollama 0.33's own types and middleware: `syntax` (any JSON; bodies are bytes
 written as Latin-1), `types` (a request type each), `chat_requests` and `chat_answers` (the chat
-completions middleware), `durations`, `base64`, `options`, `numbers`, `names`.
+completions middleware), `responses_*` and `messages_*` (those of the other two), `durations`,
+`base64`, `options`, `numbers`, `names`.
 """
 
 import json
