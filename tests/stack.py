@@ -72,7 +72,7 @@ class Stack:
     def __init__(self, settings: Settings, doors: Sequence[Settings] = ()) -> None:
         self.settings = settings
         self.fleet: Fleet | None = None
-        self.scout: Callable[[AnswerCache], "Scout"] | None = None
+        self.scout: Callable[[AnswerCache], Scout] | None = None
         self._doors = doors or [settings]
         self.doors: list[Door] = []
         self.reporters: list[Reporter] = []
