@@ -219,7 +219,7 @@ def test_who_waits_too_long_is_refused() -> None:
     pool = desk()
     assert pool.ask(wanted(deadline=pool.now + 5)) == Queued(1, "cold")
     pool.wait(4.9)
-    assert list(pool.refused) == [9]
+    assert not pool.refused
     pool.wait(0.1)
     assert pool.refused[1].reason == "late"
     assert pool.ask(wanted(deadline=pool.now)) == Refused("late", 1)
