@@ -23,17 +23,19 @@ from ray.serve._private.utils import get_deployment_actor_name
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from ray.util import get_node_ip_address, list_named_actors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from serve.cache.client import Address
 from serve.cache.reporter import Reporter
 from serve.errors import CacheUnavailable, EngineDied, EngineNotReady, Overloaded
 from serve.fleet import roster
 from serve.ports import Call, Frame, Member, Report
-from serve.settings import CacheSettings, InferenceSettings
+from serve.settings import CacheSettings, InferenceSettings, Settings
 
 SHARD_NAME = "cache-{}"
 SCHEDULER_NAME = "scheduler-{}"
 ADMIN_NAME = "admin"
+EDGE_NAME = "RAYLLAMA_EDGE"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ACTOR_PREFIX = "SERVE_DEPLOYMENT_ACTOR::"
 
@@ -196,6 +198,55 @@ async def sibling_view(pool: str) -> dict[str, Any]:
     except (ValueError, RayError) as error:
         raise CacheUnavailable(f"the scheduler of pool {pool!r} is not there") from error
     return shown
+
+
+async def named_address(name: str) -> Address:
+    """Where the actor of this name listens, and its secret. Raises `CacheUnavailable`."""
+    try:
+        return await _ask(ray.get_actor(name, SERVE_NAMESPACE))
+    except (ValueError, RayError) as error:
+        raise CacheUnavailable(f"{name} is not there") from error
+
+
+class NodeEdge:
+    """Where this node's feeder listens, and its secret; it is started if there is none.
+
+    `edge`: the actor's class. Ray ends an actor that nobody has a handle of, so one is kept.
+    """
+
+    def __init__(self, edge: type, settings: Settings) -> None:
+        self._edge = edge
+        self._settings = settings
+        self._actor: Any = None
+
+    async def __call__(self) -> Address:
+        """The address. Raises `CacheUnavailable` while there is none."""
+        if self._actor is None:
+            self._actor = self._start()
+        try:
+            return await _ask(self._actor)
+        except (ValueError, RayError) as error:
+            self._actor = None
+            raise CacheUnavailable("this node's feeder is not there") from error
+
+    def _start(self) -> Any:
+        context = get_replica_context()
+        replica, version = context.replica_id, context.code_version or ""
+        shards = [
+            get_deployment_actor_name(replica.deployment_id, SHARD_NAME.format(index), version)
+            for index in range(self._settings.cache.shards)
+        ]
+        node = ray.get_runtime_context().get_node_id()
+        options = {
+            "name": f"{EDGE_NAME}::{replica.deployment_id.app_name}::{version}::{node}",
+            "namespace": SERVE_NAMESPACE,
+            "get_if_exists": True,
+            "max_restarts": -1,  # a name whose actor has died isn't free while anybody knows it
+            "num_cpus": 0,
+            "max_concurrency": 100,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+        }
+        return ray.remote(self._edge).options(**options).remote(self._settings, shards)
 
 
 async def every_shard_address(index: int) -> list[Address]:

@@ -9,9 +9,10 @@ Dies:         a lost replica fails only the requests open in it; its near cache 
 
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from time import monotonic, time
 
 from ray.serve.handle import DeploymentHandle
@@ -26,6 +27,8 @@ from deployments.handles import (
 )
 from deployments.standing import SILENCE_S
 from serve.cache.service import AnswerCache
+from serve.edge.protocol import Address
+from serve.edge.scout import Scout
 from serve.errors import ConfigError
 from serve.fleet import roster
 from serve.fleet.asking import Asking
@@ -42,6 +45,9 @@ from serve.web.services import Services
 
 log = logging.getLogger("rayllama.ingress")
 
+EDGE_BINARY = "rayllama-haproxy"
+"""The executable that teaches Serve's HAProxy (`serve.edge.launcher`)."""
+
 NOT_FAST = (
     "Ray Serve's high-throughput mode is off: requests go through its Python proxy, about 30 times "
     "slower. Put the `controller_options` block of configs/local.yaml into this config (it takes "
@@ -52,7 +58,12 @@ NOT_FAST = (
 class Ingress:
     """Late-bound: Serve asks for the ASGI application on the replica, after `__init__`."""
 
-    def __init__(self, settings: Settings, inference: dict[str, DeploymentHandle]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        inference: dict[str, DeploymentHandle],
+        edge: Callable[[], Awaitable[Address]] | None = None,
+    ) -> None:
         self._settings = settings
         self._handles = {
             name: PoolHandle(handle, name, settings.shapes[name])
@@ -67,6 +78,7 @@ class Ingress:
             clock=monotonic,
             now=time,
         )
+        self._scout = self._scouting(edge) if edge and is_edge(settings) else None
         adopt_serve_log()
         refuse_public(settings, http_host())
         found = environment()
@@ -89,18 +101,30 @@ class Ingress:
             deadline_s=ingress.deadline_s,
             fleet=self._fleet,
             max_upload_backlog_bytes=ingress.max_upload_backlog_bytes,
+            scout=self._scout,
         )
         return create_app(services, self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self, _app: object) -> AsyncIterator[None]:
-        async with self._answers, self._fleet, Gauges(self._meter, self._answers):
+        scout = self._scout or nullcontext()
+        async with self._answers, self._fleet, Gauges(self._meter, self._answers), scout:
             deaf = [self._follow(name) for name in self._handles]
             try:
                 yield
             finally:
                 for stop in deaf:
                     stop()
+
+    def _scouting(self, edge: Callable[[], Awaitable[Address]]) -> Scout:
+        """What tells the node's feeder which answers are hot."""
+        return Scout(
+            edge,
+            min_hits=self._settings.edge.min_hits,
+            lifetime_s=self._answers.lifetime_s,
+            generation=lambda: self._answers.generation,
+            clock=monotonic,
+        )
 
     def _pooled(self, name: str) -> Pool:
         """A pool as this ingress knows it before its scheduler has said anything."""
@@ -117,6 +141,11 @@ class Ingress:
         """Tell the scheduler which replicas of this pool can be called, now and from now on."""
         handle, asking = self._handles[name], self._fleet.asking(name)
         return roster.listen(handle.deployment, lambda now: asking.running(frozenset(now)))
+
+
+def is_edge(settings: Settings) -> bool:
+    """Is Serve's HAProxy one that can be fed, and is it to be?"""
+    return settings.edge.enabled and Path(environment().haproxy_binary).name == EDGE_BINARY
 
 
 def adopt_serve_log() -> None:

@@ -19,11 +19,13 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.admin import Admin
 from deployments.cache import Cache
+from deployments.edge import Edge
 from deployments.engine_gauges import count_restart
 from deployments.handles import (
     ADMIN_NAME,
     SCHEDULER_NAME,
     SHARD_NAME,
+    NodeEdge,
     ReportToShards,
     address_of,
     deployment_of,
@@ -89,7 +91,7 @@ def compose(args: Settings, front: type[Ingress], router: str) -> ray_serve.Appl
         graceful_shutdown_timeout_s=args.ingress.drain_timeout_s,
         deployment_actors=[*shards, *_schedulers(args), *_admin(args)],
     )
-    return ingress.bind(args, inference)
+    return ingress.bind(args, inference, NodeEdge(Edge, args))
 
 
 def _inference(args: Settings, pool: str, router: str) -> ray_serve.Application:

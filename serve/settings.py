@@ -481,6 +481,23 @@ class AdminSettings(Section):
             return self.host == "localhost"
 
 
+class EdgeSettings(Section):
+    """The hottest answers, given by Serve's HAProxy itself, where that is started by
+    `rayllama-haproxy` (RAY_SERVE_HAPROXY_BINARY_PATH; `rayllama up` sees to it)."""
+
+    enabled: bool = True
+    """Are there answers at the edge? If not, every request goes to an ingress."""
+
+    min_hits: Annotated[int, Field(ge=1)] = 4
+    """How often an answer must be given from one near cache within ten seconds to go there."""
+
+    max_entries: Annotated[int, Field(ge=0, le=100_000)] = 10_000
+    """How many answers, on each node; the coldest leave."""
+
+    max_bytes: Size = 32 << 20
+    """What they may take up in each node's HAProxy, in bytes."""
+
+
 class Settings(Section):
     """Rayllama's settings: the `args:` of the application in a Serve config file."""
 
@@ -497,6 +514,7 @@ class Settings(Section):
     ingress: IngressSettings = IngressSettings()
     auth: AuthSettings = AuthSettings()
     admin: AdminSettings = AdminSettings()
+    edge: EdgeSettings = EdgeSettings()
 
     @property
     def shapes(self) -> dict[str, InferenceSettings]:
@@ -566,6 +584,7 @@ class Environment(BaseModel):
     ollama_models: Path | None
     haproxy: bool
     throughput: bool
+    haproxy_binary: str
     path: str
 
 
@@ -581,6 +600,7 @@ def environment() -> Environment:
         ollama_models=Path(models) if models else None,
         haproxy=get("RAY_SERVE_ENABLE_HA_PROXY") == "1",
         throughput=get("RAY_SERVE_THROUGHPUT_OPTIMIZED") == "1",
+        haproxy_binary=get("RAY_SERVE_HAPROXY_BINARY_PATH") or "",
         path=get("PATH") or os.defpath,
     )
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequ
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from time import monotonic, time
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import uvicorn
 
@@ -29,6 +29,9 @@ from serve.web.journal import Journal
 from serve.web.meter import Meter
 from serve.web.origin import Hosts, Origins
 from serve.web.services import Services
+
+if TYPE_CHECKING:
+    from serve.edge.scout import Scout
 
 T = TypeVar("T")
 SECRET = b"s" * 32
@@ -69,6 +72,7 @@ class Stack:
     def __init__(self, settings: Settings, doors: Sequence[Settings] = ()) -> None:
         self.settings = settings
         self.fleet: Fleet | None = None
+        self.scout: Callable[[AnswerCache], Scout] | None = None
         self._doors = doors or [settings]
         self.doors: list[Door] = []
         self.reporters: list[Reporter] = []
@@ -145,6 +149,7 @@ class Stack:
             max_body_bytes=settings.ingress.max_body_bytes,
             deadline_s=settings.ingress.deadline_s,
             fleet=self.fleet,
+            scout=self.scout(answers) if self.scout else None,
             max_upload_backlog_bytes=settings.ingress.max_upload_backlog_bytes,
         )
         config = uvicorn.Config(

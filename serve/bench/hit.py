@@ -33,7 +33,7 @@ def hit(target: Target, *, rounds: int, seconds: int, say: Say) -> dict[str, flo
             f"the ingress replicas of {target.url} are not on this machine, or Serve runs without "
             "HAProxy; run this on Rayllama's node, on a config in high-throughput mode"
         )
-    bodies = [_body(target.model, prompt) for prompt in _prompts(_PROMPTS)]
+    bodies = hot_bodies(target.model, _PROMPTS)
     wrk = Wrk(bodies, target.headers)
     say(f"computing {_PROMPTS} answers, and asking each of {len(target.ingress_urls)} replicas")
     size = _warm(target, bodies)
@@ -67,6 +67,11 @@ def _figures(
     }
 
 
+def hot_bodies(model: str, count: int) -> list[bytes]:
+    """Requests that are kept, each never asked before."""
+    return [_body(model, prompt) for prompt in _prompts(count)]
+
+
 def _prompts(count: int) -> list[str]:
     """Never asked before, so that nobody's earlier answers are measured."""
     run = secrets.token_hex(4)
@@ -84,11 +89,11 @@ def _warm(target: Target, bodies: Sequence[bytes]) -> int:
     sizes: list[int] = []
     for url in target.ingress_urls:
         with target.connect(url) as replica:
-            sizes += [len(_until(replica, body, "hit; tier=near").body) for body in bodies]
+            sizes += [len(until_verdict(replica, body, "hit; tier=near").body) for body in bodies]
     return sum(sizes) // len(sizes)
 
 
-def _until(replica: Connection, body: bytes, verdict: str) -> Answer:
+def until_verdict(replica: Connection, body: bytes, verdict: str) -> Answer:
     """Ask until the cache says `verdict`, which storing an answer may take a moment for."""
     deadline = time.monotonic() + _SETTLE_S
     while True:
@@ -124,7 +129,7 @@ def _shared(target: Target, say: Say) -> list[float]:
     found = []
     with target.connect(first) as here, target.connect(second) as there:
         for body in bodies:
-            _until(here, body, "hit")
+            until_verdict(here, body, "hit")
         for body in bodies:
             answer = there.ask("/api/generate", body)
             if answer.verdict == "hit; tier=shared":

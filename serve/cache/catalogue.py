@@ -143,6 +143,10 @@ class Catalogue:
         """May the view be believed?"""
         return now < self._until
 
+    def left_s(self, now: float) -> float:
+        """For how long the view may be believed if nothing more is heard; 0: not at all."""
+        return max(0.0, self._until - now)
+
     def digest(self, model: str, now: float) -> str:
         """The digest that a canonical name stands for; "" if unknown, disputed, or out of lease."""
         known = self.view.models.get(model) if self.is_live(now) else None

@@ -17,7 +17,7 @@ from typing import Protocol, Self, TypeVar
 from msgspec import structs
 
 from serve.cache.flights import Ending
-from serve.cache.link import CONNECT_WITHIN_S, Link, Passenger
+from serve.cache.link import CONNECT_WITHIN_S, InForce, Link, Passenger
 from serve.cache.moved import LOST, Export, Exported, Moved, Restore, Restored
 from serve.cache.protocol import (
     Answer,
@@ -64,8 +64,11 @@ _BACKOFF_S = (0.05, 1.0)
 class Watcher(Protocol):
     """Who is told of the catalogue by the shard that is its authority."""
 
-    def viewed(self, view: CatalogueView, generation: int) -> None:
-        """The view, and the generation of near answers (`protocol.Viewed`)."""
+    def viewed(self, view: CatalogueView, generation: int) -> InForce:
+        """The view, and the generation of near answers (`protocol.Viewed`).
+
+        Where it can't be put into force at once, returns when it is.
+        """
         ...
 
     def renewed(self, epoch: int, asked_at: float) -> None:
@@ -105,7 +108,7 @@ class Ticket:
 class ShardClient:
     """Owns the connection to one shard, and the task that keeps it.
 
-    `serves`: is it an ingress's? By default, if there is a `watcher`.
+    `serves`: is it an ingress's? By default, if there is a `watcher`. `lingers`: as in `Subscribe`.
     """
 
     def __init__(
@@ -116,7 +119,9 @@ class ShardClient:
         lease_s: float,
         watcher: Watcher | None = None,
         serves: bool | None = None,
+        lingers: bool = False,
     ) -> None:
+        self._lingers = lingers
         self._resolve = resolve
         self._clock = clock
         self._lease_s = lease_s
@@ -281,7 +286,9 @@ class ShardClient:
         """Returns or raises `CacheUnavailable` when the connection is of no more use."""
         if self._watcher is not None:
             asked_at = self._clock()
-            answer = await link.ask(Subscribe(link.next_id(), self._serves), self._lease_s)
+            answer = await link.ask(
+                Subscribe(link.next_id(), self._serves, self._lingers), self._lease_s
+            )
             viewed = _expect(answer, Viewed)
             self._renewed(link, viewed.view.epoch, asked_at)
         elif self._serves:
@@ -299,10 +306,11 @@ class ShardClient:
         if self._watcher is not None and not link.is_left:
             self._watcher.renewed(epoch, asked_at)
 
-    def _pushed(self, viewed: Viewed) -> None:
+    def _pushed(self, viewed: Viewed) -> InForce:
         self.generation = viewed.generation
-        if self._watcher is not None:
-            self._watcher.viewed(viewed.view, viewed.generation)
+        if self._watcher is None:
+            return None
+        return self._watcher.viewed(viewed.view, viewed.generation)
 
     def _leaving(self) -> None:
         if self._watcher is not None:

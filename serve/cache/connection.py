@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._is_greeted = False
         self._is_paused = False
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_subscriber = self.is_ingress = False
+        self.is_subscriber = self.is_ingress = self.lingers = False
         self.is_cut = False
         self._answers: dict[type, Callable[[Any], None]] = {
             Get: self._get,
@@ -197,6 +197,7 @@ class Connection(asyncio.Protocol):
     def _subscribe(self, subscribe: Subscribe) -> None:
         self.is_subscriber = True
         self.is_ingress = subscribe.serves
+        self.lingers = subscribe.lingers
         self._server.taken.subscribed(self.number)
         write(self._server.view(subscribe.id), self._out)
 

@@ -56,6 +56,10 @@ _NEWS = (Hit, Miss, Lead, Follow, Pieces, Closed)
 _LAST = (Hit, Miss, Closed)
 
 
+InForce = asyncio.Future[None] | None
+"""When something that was told is in force; None: it is."""
+
+
 class Passenger(Protocol):
     """Who has a seat in a flight."""
 
@@ -70,10 +74,11 @@ class Passenger(Protocol):
 
 class Link(asyncio.Protocol):
     """One connection, as an asyncio protocol. `pushed` gets what the shard says unasked; `leaving`
-    is called before this end closes the connection (`serve.cache.taken`, rule 4)."""
+    is called before this end closes the connection (`serve.cache.taken`, rule 4). Where `pushed`
+    returns a future, the news is in force when that is done."""
 
     def __init__(
-        self, pushed: Callable[[Viewed], None], leaving: Callable[[], None] = lambda: None
+        self, pushed: Callable[[Viewed], InForce], leaving: Callable[[], None] = lambda: None
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pushed = pushed
@@ -180,10 +185,11 @@ class Link(asyncio.Protocol):
 
     def _take(self, answer: Answer) -> None:
         ask_id = 0 if isinstance(answer, Welcome) else answer.id
+        in_force: InForce = None
         if isinstance(answer, Viewed):
             # In force before the next message is read, be it asked for or not: whoever waits for it
             # wakes later, and must not put it in the place of a newer one.
-            self._pushed(answer)
+            in_force = self._pushed(answer)
         waiting = self._asked.pop(ask_id, None)
         if waiting is not None:
             future, timer = waiting
@@ -196,9 +202,16 @@ class Link(asyncio.Protocol):
                 del self._aboard[ask_id]
             passenger.heard(answer)
         elif isinstance(answer, Viewed) and ask_id == 0:
-            self.tell(Taken(answer.change))
+            self._take_in(answer.change, in_force)
         elif ask_id == 0:
             raise ValueError("news of no kind that there is")
+
+    def _take_in(self, change: int, in_force: InForce) -> None:
+        """Say that a change is taken in, as soon as it is."""
+        if in_force is None:
+            self.tell(Taken(change))
+        else:
+            in_force.add_done_callback(lambda done: done.cancelled() or self.tell(Taken(change)))
 
     def _expect(self, ask_id: int, timeout_s: float) -> "asyncio.Future[Answer]":
         future: asyncio.Future[Answer] = self._loop.create_future()

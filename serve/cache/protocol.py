@@ -81,10 +81,12 @@ class Reported(Struct, frozen=True, array_like=True, tag=3):
 class Subscribe(Struct, frozen=True, array_like=True, tag=4, gc=False):
     """Tell me the view, now (→ `Viewed`) and whenever it changes (`Viewed` with the id 0).
 
-    `serves`: am I an ingress? Who only looks on is not counted as a subscriber."""
+    `serves`: am I an ingress? Who only looks on is not counted as a subscriber. `lingers`: what I
+    have set up serves on when I am gone, until my lease ends (`serve.edge`)."""
 
     id: Id
     serves: bool = True
+    lingers: bool = False
 
 
 class Renew(Struct, frozen=True, array_like=True, tag=5, gc=False):

@@ -131,6 +131,11 @@ class AnswerCache:
         await self.shards.__aexit__(kind, error, trace)
 
     @property
+    def generation(self) -> int:
+        """The near cache's: an answer of another one is not to be given."""
+        return self._generation
+
+    @property
     def near_bytes(self) -> int:
         """What the near cache holds."""
         return self.near.held_bytes

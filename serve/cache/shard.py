@@ -114,7 +114,8 @@ class ShardServer:
         """A connection is gone, and with it its seats in flights."""
         self._connections.discard(connection)
         self._numbered.pop(connection.number, None)
-        self.taken.left(connection.number, is_cut=connection.is_cut)
+        outlives = connection.is_cut or connection.lingers
+        self.taken.left(connection.number, is_cut=outlives)
         self.deliver()
         self.settle()
         if connection.is_ingress and not self.subscribers:

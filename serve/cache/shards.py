@@ -22,7 +22,8 @@ from serve.ports import Clock
 
 class Shards:
     """Owns a client for each shard. `serves`: are they an ingress's? Then every shard knows it as
-    one, so that each can tell when the last has left (`serve.cache.warmth`)."""
+    one, so that each can tell when the last has left (`serve.cache.warmth`). `lingers`: as in
+    `protocol.Subscribe`."""
 
     def __init__(
         self,
@@ -32,6 +33,7 @@ class Shards:
         lease_s: float,
         watcher: Watcher | None = None,
         serves: bool = True,
+        lingers: bool = False,
     ) -> None:
         self._clients = [
             ShardClient(
@@ -40,6 +42,7 @@ class Shards:
                 lease_s=lease_s,
                 watcher=None if index else watcher,
                 serves=serves,
+                lingers=lingers,
             )
             for index, resolve in enumerate(resolvers)
         ]

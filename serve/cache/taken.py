@@ -17,7 +17,8 @@ may believe nothing it knew before, since its lease has ended (`serve.cache.cata
 4. A connection that the peer closes ends the wait for it: an ingress gives up its lease before it
    closes one, and one that died serves nothing. A connection that *we* cut, because its peer does
    not read or makes no sense, says nothing of that kind: its peer may be serving under its lease,
-   which we wait for. (Its kernel hears of the cut; the ingress need not have.)
+   which we wait for. (Its kernel hears of the cut; the ingress need not have.) Nor does one of a
+   subscriber that `lingers`: it feeds a proxy, which serves on under the lease when it has died.
 5. A shard that takes the place of one that died can't know whom that one gave a lease. All of those
    have ended `lease_s` after the new one began, and until then nothing is confirmed.
 
@@ -99,7 +100,7 @@ class Taken(Generic[_Asker]):
                 wait.open.pop(number, None)
 
     def left(self, number: int, *, is_cut: bool) -> None:
-        """A connection is gone; `is_cut`: it was we who closed it."""
+        """A connection is gone; `is_cut`: it was we who closed it, or its end says nothing."""
         subscriber = self._subscribers.get(number)
         if subscriber is None:
             return

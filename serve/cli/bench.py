@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-from serve.bench import elastic, hit, join, miss, overload, restart, routing, target, trace
+from serve.bench import edge, elastic, hit, join, miss, overload, restart, routing, target, trace
 from serve.cli import greeting
 from serve.cli.deployfile import DEFAULT, read
 from serve.cli.machine import get
 from serve.errors import ConfigError
 
-_ALL = ["hit", "miss", "all", "join", "restart", "trace", "elastic", "overload", "routing"]
+_MEASURED = ["hit", "miss", "all", "join", "edge", "trace"]
 URL = "http://127.0.0.1:8000"
 _OWN_PORT = 8100
 _OWN_PORTS = {
@@ -36,7 +36,7 @@ _OWN_PORTS = {
 def add_to(commands: Any) -> None:
     """The command and its arguments."""
     parser = commands.add_parser("bench", help="measure a Rayllama that runs on this machine")
-    parser.add_argument("what", choices=_ALL)
+    parser.add_argument("what", choices=[*_MEASURED, *_ALONE])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--url", default=URL, help=f"where Rayllama is (default: {URL})")
     parser.add_argument("--streams", type=int, default=200, help="join: identical ones at once")
@@ -100,8 +100,13 @@ def _trace(arguments: Namespace) -> int:
 
 def _measured(arguments: Namespace) -> dict[str, dict[str, float | str | None]]:
     headers = {"Authorization": f"Bearer {arguments.key}"} if arguments.key else {}
+    if arguments.what != "edge":
+        headers |= edge.NOT_THE_EDGE
     found = target.find(arguments.url, arguments.model, headers, engine=arguments.engine)
     figures = {}
+    if arguments.what == "edge":
+        rounds, seconds = arguments.rounds, arguments.seconds
+        return {"edge": edge.edge(found, rounds=rounds, seconds=seconds, say=_say)}
     if arguments.what == "join":
         return {"join": join.join(found, streams=arguments.streams, say=_say)}
     if arguments.what != "miss":

@@ -39,6 +39,8 @@ _ON_LOOPBACK = {
     # Ray's switch for laptops: all of its own ports on 127.0.0.1 instead of every interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
+EDGE_BINARY = "rayllama-haproxy"
+"""What Serve is to start in HAProxy's place (`serve.edge.launcher`)."""
 LOCAL = "local"
 """The Ray address that means: start a Ray of its own."""
 
@@ -60,7 +62,9 @@ class Progress:
 class ServeRun:
     """One `serve run`, and everything that it starts on this machine."""
 
-    def __init__(self, config: Path, log: Path, *, address: str, is_loopback: bool) -> None:
+    def __init__(
+        self, config: Path, log: Path, *, address: str, is_loopback: bool, has_edge: bool = False
+    ) -> None:
         self.run = uuid.uuid4().hex
         self.log = log
         program = Path(sys.executable).parent / "serve"
@@ -72,6 +76,9 @@ class ServeRun:
         extra = (
             _QUIET | (_OURS if is_ours else {}) | (_ON_LOOPBACK if is_ours and is_loopback else {})
         )
+        edge = Path(sys.executable).parent / EDGE_BINARY
+        if is_ours and has_edge and edge.exists():
+            extra = {"RAY_SERVE_HAPROXY_BINARY_PATH": str(edge)} | extra
         # RAY_ADDRESS would win over `--address local`.
         self._env = child_environment(extra | {family.MARK: self.run}, drop=("RAY_ADDRESS",))
         self._process: subprocess.Popen[bytes] | None = None

@@ -61,7 +61,13 @@ def up(arguments: Namespace) -> int:
     print(preflight.open_files(file))
     _say_all(preflight.findings(file))
     log = record.log_path(port)
-    serve = ServeRun(path, log, address=arguments.address, is_loopback=file.is_loopback)
+    serve = ServeRun(
+        path,
+        log,
+        address=arguments.address,
+        is_loopback=file.is_loopback,
+        has_edge=is_proxied and file.settings.edge.enabled,
+    )
     with Interrupts() as interrupts, _recorded(serve, file, config):
         print(f"starting {_shown(config)}: {_plan(file)}; log: {log}", flush=True)
         serve.start()

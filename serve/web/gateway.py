@@ -159,6 +159,10 @@ class Gateway:
             }
         )
         await exchange.send({"type": "http.response.body", "body": near.body})
+        scout = services.scout
+        if scout is not None and scout.is_hot(exchange.raw_key):
+            facts = (scope["path"], scope["query_string"], scope["headers"], exchange.body)
+            scout.tell(facts, near, exchange.identity.tenant)
         return True
 
     async def _admit(self, scope: Scope, headers: dict[bytes, bytes], send: Send) -> Send | None:

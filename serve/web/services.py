@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve.cache.service import AnswerCache
+from serve.edge.scout import Scout
 from serve.ports import Fleet, Inference, Member
 from serve.web.cache_status import of_hit
 from serve.web.identity import Directory
@@ -30,6 +31,7 @@ class Services:
     now: Callable[[], float]
     max_body_bytes: int
     deadline_s: float | None = None
+    scout: Scout | None = None
     fleet: Fleet | None = None
     """All replicas by name; without it, whichever gets a call of `inference` is all there is."""
     max_upload_backlog_bytes: int = 64 << 20

@@ -1,0 +1,107 @@
+"""Edge hits measured, turn about with a bare application that has the same cache in Python.
+
+All are asked by `wrk` with the same requests in the same run, so that whatever else the machine
+does hits all alike. `ingress_per_s` is the same through HAProxy with a header that keeps a request
+from the edge, but not from the near cache.
+"""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from statistics import median
+
+from serve.bench.figures import rounded
+from serve.bench.hit import hot_bodies, until_verdict
+from serve.bench.target import Target
+from serve.bench.wrk import Load, Wrk
+from serve.errors import ConfigError
+
+_PATH = "/api/generate"
+_CONNECTIONS = 32
+_PROMPTS = 16
+_SETTLE_S = 15.0
+NOT_THE_EDGE = {"X-Rayllama-Bench": "ingress"}
+"""A request with a header of such a name is the ingress's (`serve.edge.rules.ODD`)."""
+
+Say = Callable[[str], None]
+
+
+def edge(target: Target, *, rounds: int, seconds: int, say: Say) -> dict[str, float | str | None]:
+    """The figures by name. Raises `ConfigError` where there is no edge, or nothing to measure."""
+    bodies = hot_bodies(target.model, _PROMPTS)
+    say(f"computing {_PROMPTS} answers, and asking until the edge gives them")
+    size = _heat(target, bodies)
+    at_edge = Wrk(bodies, target.headers)
+    at_ingress = Wrk(bodies, target.headers | NOT_THE_EDGE)
+    hits: list[Load] = []
+    bares: list[Load] = []
+    ingresses: list[Load] = []
+    say(f"the edge, a bare application and the ingress in turn, {rounds} times {seconds} s")
+    with _bare(size) as bare:
+        for _ in range(rounds):
+            _heat(target, bodies)
+            hits.append(at_edge.run(target.url + _PATH, connections=_CONNECTIONS, seconds=seconds))
+            bares.append(at_edge.run(bare, connections=_CONNECTIONS, seconds=seconds))
+            ingresses.append(
+                at_ingress.run(target.url + _PATH, connections=_CONNECTIONS, seconds=seconds)
+            )
+            told = (loads[-1].per_s for loads in (hits, bares, ingresses))
+            say("  edge {:8.0f}/s   bare {:8.0f}/s   ingress {:8.0f}/s".format(*told))
+    _heat(target, bodies)
+    one = at_edge.run(target.url + _PATH, connections=1, seconds=seconds)
+    return rounded(
+        {
+            "edge_per_s": median(load.per_s for load in hits),
+            "bare_per_s": median(load.per_s for load in bares),
+            "ratio": median(a.per_s / b.per_s for a, b in zip(hits, bares, strict=True)),
+            "ingress_per_s": median(load.per_s for load in ingresses),
+            "edge_p50_ms": one.p50_us / 1e3,
+            "edge_p99_ms": one.p99_us / 1e3,
+            "p99_ms_32": median(load.p99_us for load in hits) / 1e3,
+            "answer_bytes": size,
+        }
+    )
+
+
+def _heat(target: Target, bodies: list[bytes]) -> int:
+    """Ask until each is answered at the edge. The mean size of an answer, in bytes."""
+    deadline = time.monotonic() + _SETTLE_S
+    with target.connect() as rayllama:
+        sizes = [len(until_verdict(rayllama, body, "hit").body) for body in bodies]
+        while not all(
+            rayllama.ask(_PATH, body).verdict.startswith("hit; tier=edge") for body in bodies
+        ):
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    f"{target.url} has no edge: HAProxy was not started by rayllama-haproxy, or "
+                    "`edge.enabled` is false; the README says more"
+                )
+    return sum(sizes) // len(sizes)
+
+
+@contextmanager
+def _bare(size: int) -> Iterator[str]:
+    """The bare application in a process of its own; its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    command = [sys.executable, "-c", "from serve.bench.bare import main; main()"]
+    with subprocess.Popen([*command, str(port), str(size)]) as process:  # noqa: S603 - ourselves
+        try:
+            _wait_for(port)
+            yield f"http://127.0.0.1:{port}{_PATH}"
+        finally:
+            process.terminate()
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + _SETTLE_S
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise ConfigError("the bare application did not start")

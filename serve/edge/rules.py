@@ -1,0 +1,194 @@
+"""What the proxy is taught: the rules for a request, in HAProxy's language (2.8).
+
+A request qualifies if it is a POST to an inference route with a Content-Length that fits the
+buffer, without any of the headers that ask for something special (`ODD`), while the lease lasts.
+Then its body is waited for, and its key (`serve.edge.key`) looked up. What is found is answered
+here; all else goes on as if there were no edge.
+
+1. The key is hashed twice: the body first, so that the lines of what is hashed then can't be made
+   to run together by what is in it. A header of the key comes with how often it came, so that one
+   that came twice is never mistaken for one that came once.
+2. Entries are one value in one map (`serve.edge.value`), so that none is ever seen half changed.
+3. The lease is the wall clock time at which it ends, in milliseconds: however late the proxy learns
+   of it, it ends no later. One that ends later than any that is given (`LEASE_MS`) is none: the
+   clock was set back.
+4. The text that HAProxy formats can't hold control characters: it writes `%0A` for a newline. So an
+   answer of one line is formatted, which is the fastest, and one of several lines is put together
+   in Lua, at half the speed.
+5. An edge hit is not logged: Serve logs a line for each request to make metrics of, which would
+   cost two thirds of the speed. It is counted in a stick table instead, by its key.
+6. A body that is not there within `BODY_WITHIN_S` gets HAProxy's own 408.
+
+Nothing that a client sends becomes part of a rule: what varies is in variables alone.
+"""
+
+from typing import NamedTuple
+
+ROUTES = (
+    "/api/chat",
+    "/api/embed",
+    "/api/embeddings",
+    "/api/generate",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/messages",
+)
+"""The paths that may be answered here; what the ingress knows of them is in `serve.web.routes`."""
+
+KEYED = ("host", "accept", "authorization", "x-api-key", "api-key")
+"""The headers in the key: who may see the answer, and what may change it. `Host`, because a
+listener on loopback answers to some names only (`serve.web.origin`)."""
+
+ODD = (
+    "cache-control",
+    "content-encoding",
+    "expect",
+    "if-",
+    "origin",
+    "pragma",
+    "range",
+    "transfer-encoding",
+    "upgrade",
+    "x-rayllama-",
+)
+"""A request with a header in whose name one of these is goes on to the ingress."""
+
+TABLE = "http_frontend"
+"""The stick table's name: a table in a section has that section's."""
+
+LEASE = "lease"
+LEASE_MS = 60_000
+BODY_WITHIN_S = 10
+_HEADERS_BYTES = 4096
+"""What is left in the buffer for a request's or an answer's headers, and HAProxy's own reserve."""
+
+PLAIN = {
+    "j": ("application/json; charset=utf-8", ""),
+    "J": ("application/json; charset=utf-8", "\\n"),
+    "o": ("application/json", ""),
+    "O": ("application/json", "\\n"),
+}
+"""The kinds of answers of one line: content type, and what follows the line."""
+
+LINES = {
+    "n": "application/x-ndjson",
+    "e": "text/event-stream",
+    "l": "application/json; charset=utf-8",
+    "m": "application/json",
+}
+"""The kinds of answers of any lines, which are put together in Lua."""
+
+
+class Files(NamedTuple):
+    """The maps and the script, as absolute paths; HAProxy knows a map by its file's."""
+
+    answers: str
+    lease: str
+    script: str
+
+
+def body_limit(bufsize: int) -> int:
+    """How long a request's or an answer's body may be, in bytes, in a buffer of this size."""
+    return max(0, bufsize - _HEADERS_BYTES)
+
+
+def script() -> str:
+    """The Lua script."""
+    types = "\n".join(f'  {kind} = "{content_type}",' for kind, content_type in LINES.items())
+    return _SCRIPT.replace("@TYPES@", types)
+
+
+def rules(files: Files, bufsize: int) -> str:
+    """The lines for the frontend, indented as Serve's are."""
+    plain = "\n".join(_plain(kind, *PLAIN[kind]) for kind in PLAIN)
+    keyed = "\\n".join(f"%[req.fhdr_cnt({name})] %[req.fhdr({name})]" for name in KEYED)
+    text = _RULES
+    for name, value in {
+        "@ROUTES@": " ".join(ROUTES),
+        "@ODD@": " ".join(ODD),
+        "@LINES@": " ".join(LINES),
+        "@ANSWERS@": files.answers,
+        "@LEASE@": files.lease,
+        "@LEASE_MS@": str(LEASE_MS),
+        "@LIMIT@": str(body_limit(bufsize)),
+        "@WITHIN@": str(BODY_WITHIN_S),
+        "@KEYED@": keyed,
+        "@PLAIN@": plain,
+    }.items():
+        text = text.replace(name, value)
+    return text
+
+
+def _plain(kind: str, content_type: str, end: str) -> str:
+    return (
+        f'    http-request return status 200 content-type "{content_type}" {_HEADERS}'
+        f' lf-string "%[var(txn.edge_value),field(6,|,0),url_dec]{end}"'
+        f" if edge_hit {{ var(txn.edge_kind) -m str {kind} }}"
+    )
+
+
+_HEADERS = (
+    'hdr date "%[var(txn.edge_date)]" hdr x-rayllama-cache "hit; tier=edge"'
+    ' hdr age "%[var(txn.edge_age)]" hdr cache-status "%[var(txn.edge_status)]"'
+    ' hdr x-request-id "%[var(txn.edge_id)]"'
+)
+
+_RULES = """\
+    stick-table type string len 64 size 100k expire 10m store http_req_cnt
+    acl edge_route path -m str @ROUTES@
+    acl edge_odd req.hdr_names -m sub @ODD@
+    acl edge_sized req.hdr_val(content-length) 1:@LIMIT@
+    acl edge_asked var(txn.edge_now) -m found
+    acl edge_leased var(txn.edge_left) -m int 1:@LEASE_MS@
+    acl edge_on var(txn.edge_on) -m bool
+    acl edge_whole var(txn.edge_missing) -m int 0
+    acl edge_found var(txn.edge_value) -m found
+    acl edge_fresh var(txn.edge_life) -m int gt 0
+    acl edge_hit var(txn.edge_hit) -m bool
+    acl edge_lines var(txn.edge_kind) -m str @LINES@
+    http-request set-var(txn.edge_now) date(0,ms) if METH_POST edge_route
+    http-request set-var(txn.edge_left) str(lease),map_str_int(@LEASE@,0),sub(txn.edge_now) if edge_asked
+    http-request set-var(txn.edge_on) bool(true) if edge_asked edge_leased edge_sized !edge_odd
+    http-request wait-for-body time @WITHIN@s if edge_on
+    http-request set-var(txn.edge_size) req.body_size if edge_on
+    http-request set-var(txn.edge_missing) req.body_len,sub(txn.edge_size) if edge_on
+    http-request set-var(txn.edge_body) req.body,sha2(256),hex if edge_on edge_whole
+    http-request set-var-fmt(txn.edge_key) "POST\\n%[pathq]\\n@KEYED@\\n%[var(txn.edge_body)]" if edge_on edge_whole
+    http-request set-var(txn.edge_key) var(txn.edge_key),sha2(256),hex if edge_on edge_whole
+    http-request set-var(txn.edge_value) var(txn.edge_key),map_str(@ANSWERS@) if edge_on edge_whole
+    http-request set-var(txn.edge_life) var(txn.edge_value),field(2,|),sub(txn.edge_now) if edge_found
+    http-request set-var(txn.edge_hit) bool(true) if edge_found edge_fresh
+    http-request set-var(txn.edge_stored) var(txn.edge_value),field(1,|) if edge_hit
+    http-request set-var(txn.edge_age) var(txn.edge_now),sub(txn.edge_stored),div(1000) if edge_hit
+    http-request set-var(txn.edge_age) int(0) if edge_hit { var(txn.edge_age) -m int lt 0 }
+    http-request set-var(txn.edge_ttl) var(txn.edge_value),field(3,|),sub(txn.edge_age) if edge_hit
+    http-request set-var(txn.edge_ttl) int(0) if edge_hit { var(txn.edge_ttl) -m int lt 0 }
+    http-request set-var-fmt(txn.edge_status) "rayllama; hit; ttl=%[var(txn.edge_ttl)]; key=\\"%[var(txn.edge_value),field(4,|)]\\"; detail=edge" if edge_hit
+    http-request set-var(txn.edge_date) date,http_date if edge_hit
+    http-request set-var(txn.edge_kind) var(txn.edge_value),field(5,|) if edge_hit
+    http-request set-var(txn.edge_id) uuid if edge_hit !{ req.fhdr(x-request-id) -m len 1:128 }
+    http-request set-var(txn.edge_id) req.fhdr(x-request-id) if edge_hit { req.fhdr(x-request-id) -m len 1:128 }
+    http-request track-sc0 var(txn.edge_key) if edge_hit
+    http-request set-log-level silent if edge_hit
+@PLAIN@
+    http-request set-var(txn.edge_text) var(txn.edge_value),field(6,|,0),url_dec if edge_hit edge_lines
+    http-request lua.rayllama_edge if edge_hit edge_lines
+"""  # noqa: E501 - HAProxy's lines can't be broken
+
+_SCRIPT = """\
+local types = {
+@TYPES@
+}
+core.register_action("rayllama_edge", { "http-req" }, function(txn)
+  local reply = txn:reply{ status = 200 }
+  reply:add_header("content-type", types[txn:get_var("txn.edge_kind")])
+  reply:add_header("date", txn:get_var("txn.edge_date"))
+  reply:add_header("x-rayllama-cache", "hit; tier=edge")
+  reply:add_header("age", tostring(txn:get_var("txn.edge_age")))
+  reply:add_header("cache-status", txn:get_var("txn.edge_status"))
+  reply:add_header("x-request-id", txn:get_var("txn.edge_id"))
+  reply:set_body(txn:get_var("txn.edge_text"))
+  txn:done(reply)
+end)
+"""

@@ -1,0 +1,91 @@
+"""Which answers are at the edge: what is hot, within a budget.
+
+Each entry has a heat: the hits that brought it, halved at every counting, plus those that the proxy
+has counted since. Where there is no room the coldest leave; so does what has gone cold.
+"""
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+OVERHEAD_BYTES = 400
+"""What an entry takes in the proxy and here beside its value: the nodes of two trees, its count in
+the stick table, its key thrice. 10,000 entries of 2 KB were seen to take 27 MB."""
+_COLD = 0.1
+_SPARE = 20
+"""Where there is no room, one in so many leaves: so that the next few find some."""
+
+
+class Entry(Struct, gc=False):
+    """One answer. `expires_at`: by the feeder's clock. The rest as in `protocol.Hot`."""
+
+    key: str
+    value: bytes
+    model: str
+    digest: str
+    fingerprint: str
+    shared_key: bytes
+    tenant: str
+    tokens: int
+    gpu_ns: int
+    stored_at: float
+    expires_at: float
+    heat: float
+    touched_at: float
+
+    @property
+    def size(self) -> int:
+        """What it takes up, in bytes."""
+        return len(self.value) + OVERHEAD_BYTES
+
+
+class Shelf:
+    """The entries that belong at the edge, by key."""
+
+    def __init__(self, max_bytes: int, max_entries: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_entries = max_entries
+        self.entries: dict[str, Entry] = {}
+        self.held_bytes = 0
+
+    def put(self, entry: Entry) -> bool:
+        """Take it, in the place of one with the same key. False if there are hotter ones enough."""
+        if entry.size > self._max_bytes or not self._max_entries:
+            return False
+        self.remove(entry.key)
+        self.entries[entry.key] = entry
+        self.held_bytes += entry.size
+        if self._is_full:
+            self._make_room()
+        return entry.key in self.entries
+
+    def remove(self, key: str) -> None:
+        """Take it off, if it is there."""
+        gone = self.entries.pop(key, None)
+        if gone is not None:
+            self.held_bytes -= gone.size
+
+    def keep(self, is_good: Callable[[Entry], bool]) -> int:
+        """Take off all but the good ones. Returns how many left."""
+        bad = [key for key, entry in self.entries.items() if not is_good(entry)]
+        for key in bad:
+            self.remove(key)
+        return len(bad)
+
+    def counted(self, hits: Mapping[str, int]) -> int:
+        """Some time has passed, with these hits. Returns how many left for being cold."""
+        for key, entry in self.entries.items():
+            entry.heat = entry.heat / 2 + hits.get(key, 0)
+        return self.keep(lambda entry: entry.heat >= _COLD)
+
+    @property
+    def _is_full(self) -> bool:
+        return self.held_bytes > self._max_bytes or len(self.entries) > self._max_entries
+
+    def _make_room(self) -> None:
+        coldest = sorted(self.entries.values(), key=lambda entry: entry.heat)
+        spare = max(1, len(coldest) // _SPARE)
+        for number, entry in enumerate(coldest):
+            if number >= spare and not self._is_full:
+                return
+            self.remove(entry.key)
