@@ -11,7 +11,7 @@ from functools import partial
 from time import monotonic, time
 from typing import Any
 
-from deployments.handles import sibling_shard_address, sibling_view
+from deployments.handles import sibling_edges, sibling_shard_address, sibling_view
 from serve.cache.service import AnswerCache
 from serve.settings import Settings, parse
 from serve.web.admin import AdminServices
@@ -52,6 +52,8 @@ class Admin:
             hosts=Hosts(loopback=settings.admin.is_loopback),
             now=time,
             max_body_bytes=settings.ingress.max_body_bytes,
+            edges=partial(sibling_edges, "stats"),
+            edge_places=partial(sibling_edges, "place"),
             pools=[partial(sibling_view, pool) for pool in settings.shapes],
         )
         async with self._answers:

@@ -27,11 +27,13 @@ from serve.edge.feeder import Feeder
 from serve.edge.launcher import FOLDER, STATE, State
 from serve.edge.listener import Listener
 from serve.edge.protocol import Address
+from serve.edge.seen import place_of, stats_of
 from serve.edge.turn import Superseded, Turn
 from serve.settings import Settings, parse
 
 _TELL_EVERY_S = 1.0
 _READY_WITHIN_S = 30.0
+_NOT_ITS_TURN = "another feeder has this node's proxy"
 
 
 class Edge:
@@ -43,6 +45,7 @@ class Edge:
         logging.basicConfig(level=logging.INFO)
         self._folder = node_folder()
         self._listener: Listener | None = None
+        self._feeder: Feeder | None = None
         self._ready = asyncio.Event()
         self._gauges = EdgeGauges()
         self._feeding = asyncio.get_running_loop().create_task(self._feed())
@@ -58,7 +61,7 @@ class Edge:
     async def _feed(self) -> None:
         with suppress(Superseded):
             async with Turn(self._folder) as turn:
-                feeder = Feeder(
+                feeder = self._feeder = Feeder(
                     self._settings.edge,
                     self._settings.cache,
                     self._resolvers,
@@ -72,7 +75,17 @@ class Edge:
                     await turn.over()
                     telling.cancel()
                     await asyncio.wait([telling])
-        self._listener = None
+        self._listener = self._feeder = None
+
+    async def stats(self) -> dict[str, Any]:
+        """What the node's edge holds and has done (`serve.edge.seen`)."""
+        return stats_of(self._feeder) if self._feeder else {"reason": _NOT_ITS_TURN}
+
+    async def place(self, shared_key: bytes) -> dict[str, Any]:
+        """Is that answer at the node's edge?"""
+        if self._feeder is None:
+            return {"is_there": False, "why": _NOT_ITS_TURN}
+        return place_of(self._feeder, shared_key)
 
     def _look(self) -> State | None:
         try:

@@ -37,6 +37,7 @@ SCHEDULER_NAME = "scheduler-{}"
 ADMIN_NAME = "admin"
 EDGE_NAME = "RAYLLAMA_EDGE"
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_EDGE_WITHIN_S = 5.0
 _ACTOR_PREFIX = "SERVE_DEPLOYMENT_ACTOR::"
 
 
@@ -206,6 +207,27 @@ async def named_address(name: str) -> Address:
         return await _ask(ray.get_actor(name, SERVE_NAMESPACE))
     except (ValueError, RayError) as error:
         raise CacheUnavailable(f"{name} is not there") from error
+
+
+async def sibling_edges(method: str, *given: Any) -> list[dict[str, Any]]:
+    """What the feeder of each node says, for a deployment actor of the same application.
+
+    `method`: of `deployments.edge.Edge`. One that doesn't answer says `reason` and `why` alone.
+    """
+    context = get_deployment_actor_context()
+    ours = f"{EDGE_NAME}::{context.deployment_id.app_name}::{context.code_version}::"
+    named = await asyncio.to_thread(list_named_actors, all_namespaces=True)
+    names = sorted(entry["name"] for entry in named if entry["name"].startswith(ours))
+
+    async def ask(name: str) -> dict[str, Any]:
+        try:
+            actor = ray.get_actor(name, SERVE_NAMESPACE)
+            said = await asyncio.wait_for(getattr(actor, method).remote(*given), _EDGE_WITHIN_S)
+        except (ValueError, RayError, TimeoutError):
+            said = {"reason": "its feeder is away", "is_there": False, "why": "its feeder is away"}
+        return {"node": name.removeprefix(ours)[:8], **said}
+
+    return list(await asyncio.gather(*map(ask, names)))
 
 
 class NodeEdge:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 
+from serve.bench import edge_changes
 from serve.bench.figures import rounded
 from serve.bench.hit import hot_bodies, until_verdict
 from serve.bench.target import Target
@@ -22,6 +23,8 @@ from serve.errors import ConfigError
 _PATH = "/api/generate"
 _CONNECTIONS = 32
 _PROMPTS = 16
+_CHANGES = 100
+_ENTRIES = 10_000
 _SETTLE_S = 15.0
 NOT_THE_EDGE = {"X-Rayllama-Bench": "ingress"}
 """A request with a header of such a name is the ingress's (`serve.edge.rules.ODD`)."""
@@ -52,18 +55,21 @@ def edge(target: Target, *, rounds: int, seconds: int, say: Say) -> dict[str, fl
             say("  edge {:8.0f}/s   bare {:8.0f}/s   ingress {:8.0f}/s".format(*told))
     _heat(target, bodies)
     one = at_edge.run(target.url + _PATH, connections=1, seconds=seconds)
-    return rounded(
-        {
-            "edge_per_s": median(load.per_s for load in hits),
-            "bare_per_s": median(load.per_s for load in bares),
-            "ratio": median(a.per_s / b.per_s for a, b in zip(hits, bares, strict=True)),
-            "ingress_per_s": median(load.per_s for load in ingresses),
-            "edge_p50_ms": one.p50_us / 1e3,
-            "edge_p99_ms": one.p99_us / 1e3,
-            "p99_ms_32": median(load.p99_us for load in hits) / 1e3,
-            "answer_bytes": size,
-        }
-    )
+    changed = edge_changes.stale(target, changes=_CHANGES, say=say)
+    feed_s = edge_changes.feed(target.url, _ENTRIES, say)
+    figures: dict[str, float | str | None] = {
+        "edge_per_s": median(load.per_s for load in hits),
+        "bare_per_s": median(load.per_s for load in bares),
+        "ratio": median(a.per_s / b.per_s for a, b in zip(hits, bares, strict=True)),
+        "ingress_per_s": median(load.per_s for load in ingresses),
+        "edge_p50_ms": one.p50_us / 1e3,
+        "edge_p99_ms": one.p99_us / 1e3,
+        "p99_ms_32": median(load.p99_us for load in hits) / 1e3,
+        "answer_bytes": size,
+        "lease_s": edge_changes.lease_s(),
+        f"feed_s_{_ENTRIES}": feed_s,
+    } | changed
+    return rounded(figures)
 
 
 def _heat(target: Target, bodies: list[bytes]) -> int:

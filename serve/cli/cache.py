@@ -6,7 +6,7 @@ Speaks to the admin API (`admin.host`, `admin.port`), straight to the address, t
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ def _stats(arguments: Namespace) -> int:
     if not printed(arguments, answer):
         print(table(answer))
         print("\n" + requests_table(answer["requests"]))
+        if answer["edge"]:
+            print("\n" + edge_table(answer["edge"]))
     return 0
 
 
@@ -68,10 +70,13 @@ def _explain(arguments: Namespace) -> int:
     if printed(arguments, answer):
         return 0
     verdict, reason = answer.pop("verdict"), answer.pop("reason")
+    edge = answer.pop("edge", [])
     print(f"{verdict}: {reason}" if reason else verdict)
     for name, value in answer.items():
         if value not in ("", None):
             print(f"  {name:13} {shown(value)}")
+    for node in edge:
+        print(f"  edge {node['node']} {'yes' if node['is_there'] else 'no'}: {node['why']}")
     return 0
 
 
@@ -111,6 +116,17 @@ def table(answer: Mapping[str, Any]) -> str:
     for name in _names([counts for _, counts in columns]):
         values = (shown(_value(counts, name)) for _, counts in columns)
         lines.append("".join([f"{' '.join(name):26}", *(f"{value:>14}" for value in values)]))
+    return "\n".join(lines)
+
+
+def edge_table(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """A line a count, a column for each node's edge; last, why there is none."""
+    names = dict.fromkeys(name for node in nodes for name in node if name not in ("node", "reason"))
+    lines = ["".join([f"{'':26}", *(f"{'edge ' + node['node']:>14}" for node in nodes)])]
+    for name in names:
+        values = (shown(node.get(name, "")) for node in nodes)
+        lines.append("".join([f"{name:26}", *(f"{value:>14}" for value in values)]))
+    lines += [f"edge {node['node']}: {node['reason']}" for node in nodes if node["reason"]]
     return "\n".join(lines)
 
 

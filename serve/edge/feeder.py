@@ -38,8 +38,7 @@ from serve.edge.launcher import State
 from serve.edge.protocol import Hot
 from serve.edge.proxy import Proxy
 from serve.edge.rules import body_limit
-from serve.edge.shelf import Entry, Shelf
-from serve.edge.value import Facts, value_of
+from serve.edge.shelf import Entry, Shelf, entry_of
 from serve.errors import CacheUnavailable
 from serve.ports import CatalogueView, Clock
 from serve.settings import CacheSettings, EdgeSettings
@@ -51,6 +50,7 @@ TOUCH_EVERY_S = 30.0
 _ADDS_A_TURN = 1000
 _COMMAND_BYTES = 256
 """What a command takes of the proxy's buffer beside its value."""
+_REFUSALS = 1000
 
 
 class Feeder:
@@ -72,7 +72,7 @@ class Feeder:
     ) -> None:
         self._clock = clock
         self._now = now
-        self._lease_s = cache.lease_s
+        self.lease_s = cache.lease_s
         self._lookup_s = cache.lookup_timeout_s
         self._catalogue = Catalogue(cache.lease_s)
         self._generation = 0
@@ -91,6 +91,8 @@ class Feeder:
             resolvers, clock=clock, lease_s=cache.lease_s, watcher=self, serves=False, lingers=True
         )
         self.promoted = self.refused = self.removed = self.hits = 0
+        self.refusals: dict[bytes, str] = {}
+        """The latest: why, by the key in the shared store."""
         self.is_whole = False
         """Does the proxy hold all that is on the shelf?"""
 
@@ -156,39 +158,29 @@ class Feeder:
         if known is not None and known.stored_at == hot.stored_at and self._is_good(known):
             known.heat += hot.hits  # told again, by another ingress
             return True
-        entry = self._entry(hot, state) if state else None
-        if entry is None or not self.shelf.put(entry):
+        why = self._may_not(hot, state) if state else "no edge"
+        if not why and not self.shelf.put(entry_of(hot, self._clock(), self._now())):
+            why = "others are hotter, and there is no room for more"
+        if why:
             self.refused += 1
+            self.refusals[hot.shared_key] = why
+            if len(self.refusals) > _REFUSALS:
+                del self.refusals[next(iter(self.refusals))]
             return False
+        self.refusals.pop(hot.shared_key, None)
         self.promoted += 1
         self._work.set()
         return True
 
-    def _entry(self, hot: Hot, state: State) -> Entry | None:
-        now, ends_at = self._clock(), self._now() + hot.left_s
-        value = value_of(
-            Facts(hot.stored_at, ends_at, hot.lifetime_s, hot.shared_key), hot.kind, hot.body
-        )
-        entry = Entry(
-            hot.key,
-            value,
-            hot.model,
-            hot.digest,
-            hot.fingerprint,
-            hot.shared_key,
-            hot.tenant,
-            hot.tokens,
-            hot.gpu_ns,
-            hot.stored_at,
-            expires_at=now + hot.left_s,
-            heat=hot.hits,
-            touched_at=now,
-        )
-        is_current = hot.generation == self._generation and self._is_good(entry)
-        fits = len(hot.body) <= body_limit(state.bufsize)
-        return (
-            entry if is_current and fits and len(value) + _COMMAND_BYTES < state.bufsize else None
-        )
+    def _may_not(self, hot: Hot, state: State) -> str:
+        """Why it can't be at the edge, or nothing."""
+        entry = entry_of(hot, self._clock(), self._now())
+        if hot.generation != self._generation or not self._is_good(entry):
+            return "what it was made from is not vouched for now, or its time is over"
+        is_short = len(hot.body) <= body_limit(state.bufsize)
+        if not is_short or len(entry.value) + _COMMAND_BYTES >= state.bufsize:
+            return "longer than HAProxy's buffer allows"
+        return ""
 
     def _is_good(self, entry: Entry) -> bool:
         now = self._clock()
@@ -224,7 +216,7 @@ class Feeder:
     async def _rest(self) -> None:
         """Until there is work, or the lease is to be renewed."""
         try:
-            async with asyncio.timeout(self._lease_s / 4):
+            async with asyncio.timeout(self.lease_s / 4):
                 await self._work.wait()
         except TimeoutError:
             return

@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from serve.edge.protocol import Hot
+from serve.edge.value import Facts, value_of
+
 OVERHEAD_BYTES = 400
 """What an entry takes in the proxy and here beside its value: the nodes of two trees, its count in
 the stick table, its key thrice. 10,000 entries of 2 KB were seen to take 27 MB."""
@@ -37,6 +40,26 @@ class Entry(Struct, gc=False):
     def size(self) -> int:
         """What it takes up, in bytes."""
         return len(self.value) + OVERHEAD_BYTES
+
+
+def entry_of(hot: Hot, clock: float, now: float) -> Entry:
+    """What an ingress has told, as an entry. `clock`: the feeder's; `now`: since the epoch."""
+    facts = Facts(hot.stored_at, now + hot.left_s, hot.lifetime_s, hot.shared_key)
+    return Entry(
+        hot.key,
+        value_of(facts, hot.kind, hot.body),
+        hot.model,
+        hot.digest,
+        hot.fingerprint,
+        hot.shared_key,
+        hot.tenant,
+        hot.tokens,
+        hot.gpu_ns,
+        hot.stored_at,
+        expires_at=clock + hot.left_s,
+        heat=hot.hits,
+        touched_at=clock,
+    )
 
 
 class Shelf:

@@ -50,6 +50,10 @@ class AdminServices:
     max_body_bytes: int
     pools: Sequence[Callable[[], Awaitable[dict[str, Any]]]] = ()
     """What each pool's scheduler shows. Raises `CacheUnavailable` while it is away."""
+    edges: Callable[[], Awaitable[list[dict[str, Any]]]] | None = None
+    """What each node's edge holds and has done."""
+    edge_places: Callable[[bytes], Awaitable[list[dict[str, Any]]]] | None = None
+    """Is the answer of a key there, and why, on each node?"""
 
 
 class AdminGate:
@@ -103,7 +107,9 @@ class ShowStats:
                 for tenant, (entries, held_bytes) in shard["tenants"].items()
             }
         requests = requests_of([row for stats in told for row in stats.counted])
-        await say(send, {"total": _sum(shards), "shards": shards, "requests": requests})
+        edges = await self._services.edges() if self._services.edges else []
+        told_all = {"total": _sum(shards), "shards": shards, "requests": requests, "edge": edges}
+        await say(send, told_all)
 
 
 class ShowFleet:
@@ -173,7 +179,10 @@ class Explain:
             headers.get("pragma", ""),
         )
         services = self._services
-        await say(send, structs.asdict(await explain(services.answers, asking, services.now)))
+        told = structs.asdict(await explain(services.answers, asking, services.now))
+        if told["key"] and services.edge_places:
+            told["edge"] = await services.edge_places(bytes.fromhex(told["key"]))
+        await say(send, told)
 
 
 class Pause:

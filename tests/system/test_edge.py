@@ -1,0 +1,127 @@
+"""The edge on real Ray and Serve: what is killed, reloaded or changed under load."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.system.conftest import URL, System, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+MODEL = "smollm2:135m"
+EDGE = "hit; tier=edge"
+ADMIN = "http://127.0.0.1:8001"
+
+
+def generation(prompt: str, model: str = MODEL) -> dict[str, Any]:
+    options = {"temperature": 0, "num_predict": 4}
+    return {"model": model, "prompt": prompt, "stream": False, "options": options}
+
+
+def ask(http: httpx.Client, body: dict[str, Any]) -> httpx.Response:
+    return http.post("/api/generate", json=body)
+
+
+def until_edge(http: httpx.Client, body: dict[str, Any]) -> httpx.Response:
+    answers: list[httpx.Response] = []
+
+    def is_edge() -> bool:
+        answers.append(ask(http, body))
+        return bool(answers[-1].headers.get("x-rayllama-cache") == EDGE)
+
+    wait_for(is_edge, 60)
+    return answers[-1]
+
+
+class Load:
+    """Asks one body again and again; what came, and what came wrong."""
+
+    def __init__(self, body: dict[str, Any], right: bytes) -> None:
+        self._body, self._right = body, right
+        self.wrong: list[str] = []
+        self.unanswered = 0
+        self.answers = 0
+        self.is_over = False
+
+    def run(self) -> None:
+        with httpx.Client(base_url=URL, timeout=60) as http:
+            while not self.is_over:
+                try:
+                    answer = ask(http, self._body)
+                except httpx.TransportError:
+                    self.unanswered += 1
+                    continue
+                self.answers += answer.status_code == 200
+                if answer.status_code == 200 and answer.content != self._right:
+                    self.wrong.append(answer.text)
+                elif answer.status_code != 200:
+                    self.unanswered += 1
+
+
+@contextmanager
+def load(body: dict[str, Any], right: bytes) -> Iterator[Load]:
+    made = Load(body, right)
+    threads = [threading.Thread(target=made.run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield made
+    finally:
+        made.is_over = True
+        for thread in threads:
+            thread.join()
+
+
+def test_stats_and_explain_tell_of_it(system: System, http: httpx.Client) -> None:
+    body = generation("What is told of the edge?")
+    until_edge(http, body)
+    (node,) = httpx.get(ADMIN + "/admin/cache/stats", timeout=20).json()["edge"]
+    assert node["reason"] == ""
+    assert node["entries"] > 0
+    assert 0 < node["lease_left_s"] <= node["lease_s"]
+    asked = {"path": "/api/generate", "body": body}
+    told = httpx.post(ADMIN + "/admin/cache/explain", json=asked, timeout=20).json()
+    assert [place["is_there"] for place in told["edge"]] == [True]
+    asked["body"] = generation("Never asked.")
+    told = httpx.post(ADMIN + "/admin/cache/explain", json=asked, timeout=20).json()
+    assert [place["is_there"] for place in told["edge"]] == [False]
+    assert told["edge"][0]["why"].startswith("not told of")
+
+
+def test_a_changed_model_is_answered_anew(system: System, http: httpx.Client) -> None:
+    name, made = "edge-changed", {"from": MODEL, "stream": False}
+    body = generation("Who is there?", name)
+    for number in range(5):
+        system_text = f"You are number {number}."
+        created = http.post("/api/create", json={"model": name, "system": system_text, **made})
+        assert created.status_code == 200, created.text
+        assert not ask(http, body).headers["x-rayllama-cache"].startswith("hit")
+        until_edge(http, body)
+    assert http.request("DELETE", "/api/delete", json={"model": name}).status_code == 200
+    assert ask(http, body).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "title", ["ray::Edge", "ray::Cache", "ray::ServeReplica:rayllama:Ingress", "rayllama-edge"]
+)
+def test_what_is_killed_under_load_costs_no_right_answer(
+    system: System, http: httpx.Client, title: str
+) -> None:
+    """The feeder; the shard; an ingress, which makes Serve reload HAProxy; HAProxy itself."""
+    body = generation("What is left when something dies?")
+    right = until_edge(http, body).content
+    with load(body, right) as asking:
+        victim = next(iter(system.named(title)))
+        victim.kill()
+        victim.wait(20)
+        before = asking.answers
+        wait_for(lambda: asking.answers > before + 100, 60)
+        until_edge(http, generation("What is there anew?"))
+    if title != "ray::Cache":  # a new shard knows nothing: it is computed anew, with another date
+        assert asking.wrong == []
+    if title == "ray::Edge":
+        assert asking.unanswered == 0
