@@ -134,7 +134,7 @@ def _load(target: Target, name: str, state: _Changes) -> None:
                     state.seen_at_edge = max(state.seen_at_edge, number)
 
 
-def lease_s() -> float | None:
+def lease_s() -> float | str | None:
     """The lease of this node's edge, as its admin API tells; None where that doesn't answer."""
     try:
         with Connection(_ADMIN) as connection:

@@ -247,7 +247,7 @@ async def test_the_death_of_the_shard_silences_the_edge(proxy: Proxy) -> None:
         deadline = monotonic() + 5
         while (await made.ask()).is_edge:
             assert monotonic() < deadline
-        assert made.feeder.lease_left_s == 0
+        await until(lambda: made.feeder.lease_left_s == 0)
         await made.start_shard()
         await made.confirm(DIGEST)
         assert await made.promote()

@@ -112,7 +112,7 @@ def test_what_is_killed_under_load_costs_no_right_answer(
     system: System, http: httpx.Client, title: str
 ) -> None:
     """The feeder; the shard; an ingress, which makes Serve reload HAProxy; HAProxy itself."""
-    body = generation("What is left when something dies?")
+    body = generation(f"What is left when {title} dies?")
     right = until_edge(http, body).content
     with load(body, right) as asking:
         victim = next(iter(system.named(title)))
