@@ -27,7 +27,7 @@ from serve.ports import Call, Frame, Head, Tail
 
 PREFIX = "/rayllama/"
 BLOBS, MANIFESTS, FETCHING = f"{PREFIX}blobs/", f"{PREFIX}manifests", f"{PREFIX}fetching"
-_JSON, _BYTES = "application/json", "application/octet-stream"
+_JSON, _BYTES = "application/json; charset=utf-8", "application/octet-stream"
 _log = logging.getLogger(__name__)
 Answer = tuple[int, str, bytes]
 

@@ -80,6 +80,8 @@ class Progress:
         done = min(store.completed(digest, total) for store in self._stores)
         if done <= self._told.get(digest, -1):
             return []
+        if not done and not all(one.is_over or digest in one.layers for one in self._stores):
+            return []  # it may be there already: whoever hasn't come to it has not said
         self._told[digest] = done
         told = {key: value for key, value in line.items() if key != "completed"}
         return [told | ({"completed": done} if done else {})]

@@ -81,6 +81,44 @@ RULES = (
         profiles=("ollama",),
     ),
     Rule(
+        "… and on two replicas each says it of its own",
+        ("line.error", "body.error"),
+        cases=(
+            "models/create_from_unknown",
+            "models/create_from_missing_blob",
+            "models/pull_offline*",
+            "models/push_*",
+        ),
+        profiles=("rayllama",),
+    ),
+    Rule(
+        "the digests of layers that hold another file",
+        ("line.status",),
+        cases=("models/create_from", "pull/pull*"),
+        profiles=_OURS,
+    ),
+    Rule(
+        "how fast the bytes came, and layers of another length",
+        ("line.completed", "line.total"),
+        cases=("pull/pull", "pull/pull_again"),
+        profiles=_OURS,
+    ),
+    Rule(
+        "a line before the first byte of a layer has come, in which Ollama, too, leaves out the "
+        "nought; the recorded registry was quicker",
+        ("line",),
+        cases=("pull/pull",),
+        kinds=("length",),
+        profiles=_OURS,
+    ),
+    Rule(
+        "the engine has models of its own, and lists them",
+        ("body.models",),
+        cases=("pull/tags*",),
+        kinds=("extra", "length"),
+        profiles=_OURS,
+    ),
+    Rule(
         "Ollama rewrites the GGUF that it is given, and sorts its tensors anew",
         ("body.tensors",),
         kinds=("order",),
@@ -97,8 +135,8 @@ RULES = (
     Rule(
         "a request with a Go template is refused, with what to do instead",
         ("*",),
-        cases=("generate/template",),
-        kinds=("value", "missing", "extra"),
+        cases=("generate/template", "models/create_template"),
+        kinds=("value", "missing", "extra", "length"),
         profiles=_OURS,
     ),
     Rule(
@@ -160,7 +198,7 @@ class Skip:
 
 SKIPS = (
     Skip(
-        "what changes models is not replayed yet: see test_managing and test_pulling",
+        "what changes models is replayed on two replicas, in test_managing",
         paths=("/api/create", "/api/copy", "/api/delete", "/api/pull", "/api/push", "/api/blobs/*"),
     ),
     Skip(

@@ -34,8 +34,16 @@ def test_a_layer_is_as_far_as_the_slowest_store() -> None:
     told.layer("b", 3)
     told.layer("b", 2)
     told.layer("b", 10)
-    assert told.completed == [0, 3, 10]
-    assert told.lines[0] == {"status": "pulling a", "digest": "d", "total": 10}
+    assert told.completed == [3, 10]
+    assert told.lines[0] == {"status": "pulling a", "digest": "d", "total": 10, "completed": 3}
+
+
+def test_a_layer_is_told_when_all_stores_have_come_to_it() -> None:
+    told = Told("a", "b")
+    told.layer("a", 10)
+    assert told.lines == []
+    told.layer("b", 0)
+    assert told.lines == [{"status": "pulling a", "digest": "d", "total": 10}]
 
 
 def test_a_store_that_had_it_holds_nobody_up() -> None:
