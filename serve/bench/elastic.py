@@ -77,7 +77,10 @@ async def _measure(cluster: Cluster, say: Say) -> Figures:
     figures["down_s"] = await asyncio.to_thread(cluster.until_replicas, 0, 0, _WITHIN_S)
     figures["streams"] = len(load.asked)
     others = [each for each in load.asked if each not in load.struck]
-    figures["streams_cut"] = sum(not each.is_whole for each in others)
+    cut = [each for each in others if not each.is_whole]
+    figures["streams_cut"] = len(cut)
+    for each in cut:
+        say(f"  cut: {each.last_words}")
     return rounded(figures)
 
 
@@ -145,6 +148,14 @@ class Asked:
     def replica(self) -> str:
         """Who answers; "" before the first bytes."""
         return self._stream.header("x-rayllama-replica")
+
+    @property
+    def last_words(self) -> str:
+        """How far it came: status, seconds, bytes, and the last of them."""
+        came, took_s = self._stream.body, time.monotonic() - self.began
+        return (
+            f"{self._stream.status} {self.replica} {took_s:.1f} s ago {len(came)} {came[-300:]!r}"
+        )
 
     async def end(self) -> None:
         """Returns when it is over."""
