@@ -125,11 +125,11 @@ class EdgeGauges:
 
     def tell(self, feeder: Feeder) -> None:
         """What has come since the last time."""
-        self._gauges["entries"].set(len(feeder.proxy.placed))
-        self._gauges["bytes"].set(feeder.shelf.held_bytes)
-        self._gauges["lease_left_s"].set(feeder.lease_left_s)
+        told = stats_of(feeder)
+        for name, gauge in self._gauges.items():
+            gauge.set(told["held_bytes" if name == "bytes" else name])
         for name, counter in self._counters.items():
-            now: int = getattr(feeder, name)
+            now = told[name]
             if now > self._told[name]:
                 counter.inc(now - self._told[name])
             self._told[name] = now

@@ -181,7 +181,7 @@ async def sibling_shard_address(index: int) -> Address:
     shard = SHARD_NAME.format(index)
     name = get_deployment_actor_name(context.deployment_id, shard, context.code_version)
     try:
-        return await _ask(ray.get_actor(name, SERVE_NAMESPACE))
+        return await address_of(name)
     except (ValueError, RayError) as error:
         raise CacheUnavailable(f"cache shard {index} is not there") from error
 
@@ -204,7 +204,7 @@ async def sibling_view(pool: str) -> dict[str, Any]:
 async def named_address(name: str) -> Address:
     """Where the actor of this name listens, and its secret. Raises `CacheUnavailable`."""
     try:
-        return await _ask(ray.get_actor(name, SERVE_NAMESPACE))
+        return await address_of(name)
     except (ValueError, RayError) as error:
         raise CacheUnavailable(f"{name} is not there") from error
 

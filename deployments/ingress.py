@@ -27,6 +27,7 @@ from deployments.handles import (
 )
 from deployments.standing import SILENCE_S
 from serve.cache.service import AnswerCache
+from serve.edge import launcher
 from serve.edge.protocol import Address
 from serve.edge.scout import Scout
 from serve.errors import ConfigError
@@ -44,9 +45,6 @@ from serve.web.origin import Hosts, Origins
 from serve.web.services import Services
 
 log = logging.getLogger("rayllama.ingress")
-
-EDGE_BINARY = "rayllama-haproxy"
-"""The executable that teaches Serve's HAProxy (`serve.edge.launcher`)."""
 
 NOT_FAST = (
     "Ray Serve's high-throughput mode is off: requests go through its Python proxy, about 30 times "
@@ -145,7 +143,7 @@ class Ingress:
 
 def is_edge(settings: Settings) -> bool:
     """Is Serve's HAProxy one that can be fed, and is it to be?"""
-    return settings.edge.enabled and Path(environment().haproxy_binary).name == EDGE_BINARY
+    return settings.edge.enabled and Path(environment().haproxy_binary).name == launcher.BINARY
 
 
 def adopt_serve_log() -> None:

@@ -19,6 +19,7 @@ from serve.bench.hit import hot_bodies, until_verdict
 from serve.bench.target import Target
 from serve.bench.wrk import Load, Wrk
 from serve.errors import ConfigError
+from serve.ollama.startup import free_port
 
 _PATH = "/api/generate"
 _CONNECTIONS = 32
@@ -58,6 +59,7 @@ def edge(target: Target, *, rounds: int, seconds: int, say: Say) -> dict[str, fl
     changed = edge_changes.stale(target, changes=_CHANGES, say=say)
     feed_s = edge_changes.feed(target.url, _ENTRIES, say)
     figures: dict[str, float | str | None] = {
+        **changed,
         "edge_per_s": median(load.per_s for load in hits),
         "bare_per_s": median(load.per_s for load in bares),
         "ratio": median(a.per_s / b.per_s for a, b in zip(hits, bares, strict=True)),
@@ -68,7 +70,7 @@ def edge(target: Target, *, rounds: int, seconds: int, say: Say) -> dict[str, fl
         "answer_bytes": size,
         "lease_s": edge_changes.lease_s(),
         f"feed_s_{_ENTRIES}": feed_s,
-    } | changed
+    }
     return rounded(figures)
 
 
@@ -91,9 +93,7 @@ def _heat(target: Target, bodies: list[bytes]) -> int:
 @contextmanager
 def _bare(size: int) -> Iterator[str]:
     """The bare application in a process of its own; its URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", "from serve.bench.bare import main; main()"]
     with subprocess.Popen([*command, str(port), str(size)]) as process:  # noqa: S603 - ourselves
         try:

@@ -18,9 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import psutil
 
-from serve.bench.target import Target
+from serve.bench.target import Target, listeners
 from serve.bench.wire import Connection
 from serve.edge.admin_socket import add, admin, remove
 from serve.edge.launcher import FOLDER, STATE, State
@@ -134,7 +133,7 @@ def _load(target: Target, name: str, state: _Changes) -> None:
                     state.seen_at_edge = max(state.seen_at_edge, number)
 
 
-def lease_s() -> float | str | None:
+def lease_s() -> float | None:
     """The lease of this node's edge, as its admin API tells; None where that doesn't answer."""
     try:
         with Connection(_ADMIN) as connection:
@@ -172,11 +171,9 @@ async def _feed(state: State, entries: int) -> float:
 
 
 def _state(port: int) -> State:
-    for connection in psutil.net_connections("tcp"):
-        at: Any = connection.laddr
-        if connection.status == psutil.CONN_LISTEN and at.port == port and connection.pid:
-            words = psutil.Process(connection.pid).cmdline()
-            config = Path(words[words.index("-f") + 1]) if "-f" in words[:-1] else Path()
-            if config.parent.name == FOLDER:
-                return msgspec.json.decode((config.parent / STATE).read_bytes(), type=State)
+    for process in listeners(port):
+        words = process.cmdline()
+        config = Path(words[words.index("-f") + 1]) if "-f" in words[:-1] else Path()
+        if config.parent.name == FOLDER:
+            return msgspec.json.decode((config.parent / STATE).read_bytes(), type=State)
     raise ConfigError(f"no HAProxy with an edge listens on port {port} of this machine")

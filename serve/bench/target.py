@@ -86,13 +86,19 @@ def find(url: str, model: str, headers: dict[str, str], *, engine: str = "") -> 
 
 def _raylet(port: int) -> psutil.Process | None:
     """The Ray node whose Serve listens on this port of this machine."""
+    for process in listeners(port):
+        for parent in process.parents():
+            if parent.name() == "raylet":
+                return parent
+    return None
+
+
+def listeners(port: int) -> Iterator[psutil.Process]:
+    """The processes that listen on this port of this machine."""
     for connection in psutil.net_connections("tcp"):
         at: Any = connection.laddr
         if connection.status == psutil.CONN_LISTEN and at.port == port and connection.pid:
-            for parent in psutil.Process(connection.pid).parents():
-                if parent.name() == "raylet":
-                    return parent
-    return None
+            yield psutil.Process(connection.pid)
 
 
 def _cluster(node: psutil.Process) -> Cluster | None:

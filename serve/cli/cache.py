@@ -6,7 +6,7 @@ Speaks to the admin API (`admin.host`, `admin.port`), straight to the address, t
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,20 +112,23 @@ def table(answer: Mapping[str, Any]) -> str:
     shards = answer["shards"]
     columns = [("total", answer["total"])] if len(shards) > 1 else []
     columns += [(f"shard {index}", shard) for index, shard in enumerate(shards)]
-    lines = ["".join([f"{'':26}", *(f"{head:>14}" for head, _ in columns)])]
-    for name in _names([counts for _, counts in columns]):
-        values = (shown(_value(counts, name)) for _, counts in columns)
-        lines.append("".join([f"{' '.join(name):26}", *(f"{value:>14}" for value in values)]))
+    lines = [_line("", (head for head, _ in columns))]
+    lines += [
+        _line(" ".join(name), (shown(_value(counts, name)) for _, counts in columns))
+        for name in _names([counts for _, counts in columns])
+    ]
     return "\n".join(lines)
+
+
+def _line(name: str, values: Iterable[str]) -> str:
+    return "".join([f"{name:26}", *(f"{value:>14}" for value in values)])
 
 
 def edge_table(nodes: Sequence[Mapping[str, Any]]) -> str:
     """A line a count, a column for each node's edge; last, why there is none."""
     names = dict.fromkeys(name for node in nodes for name in node if name not in ("node", "reason"))
-    lines = ["".join([f"{'':26}", *(f"{'edge ' + node['node']:>14}" for node in nodes)])]
-    for name in names:
-        values = (shown(node.get(name, "")) for node in nodes)
-        lines.append("".join([f"{name:26}", *(f"{value:>14}" for value in values)]))
+    lines = [_line("", (f"edge {node['node']}" for node in nodes))]
+    lines += [_line(name, (shown(node.get(name, "")) for node in nodes)) for name in names]
     lines += [f"edge {node['node']}: {node['reason']}" for node in nodes if node["reason"]]
     return "\n".join(lines)
 
@@ -138,11 +141,11 @@ def requests_table(requests: Mapping[str, Any]) -> str:
     rows = [("requests", requests)]
     rows += [(f"model {name}", row) for name, row in requests["models"].items()]
     rows += [(f"tenant {name}", row) for name, row in requests["tenants"].items()]
-    lines = ["".join([f"{'':26}", *(f"{head:>14}" for head in _COLUMNS)])]
+    lines = [_line("", _COLUMNS)]
     for name, row in rows:
         values = (row[column] for column in _COLUMNS)
         sums = (sum(value.values()) if isinstance(value, dict) else value for value in values)
-        lines.append("".join([f"{name:26}", *(f"{shown(value):>14}" for value in sums)]))
+        lines.append(_line(name, map(shown, sums)))
     for kind in ("hits", "misses", "bypasses"):
         lines += [f"{f'{kind} {name}':26}{shown(n):>14}" for name, n in requests[kind].items()]
     return "\n".join(lines)

@@ -19,6 +19,7 @@ from pathlib import Path
 from serve.cli import family
 from serve.cli.deployfile import PROJECT
 from serve.cli.machine import get
+from serve.edge import launcher
 from serve.errors import ConfigError
 from serve.settings import child_environment, environment
 
@@ -39,8 +40,6 @@ _ON_LOOPBACK = {
     # Ray's switch for laptops: all of its own ports on 127.0.0.1 instead of every interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
-EDGE_BINARY = "rayllama-haproxy"
-"""What Serve is to start in HAProxy's place (`serve.edge.launcher`)."""
 LOCAL = "local"
 """The Ray address that means: start a Ray of its own."""
 
@@ -76,7 +75,7 @@ class ServeRun:
         extra = (
             _QUIET | (_OURS if is_ours else {}) | (_ON_LOOPBACK if is_ours and is_loopback else {})
         )
-        edge = Path(sys.executable).parent / EDGE_BINARY
+        edge = Path(sys.executable).parent / launcher.BINARY
         if is_ours and has_edge and edge.exists():
             extra = {"RAY_SERVE_HAPROXY_BINARY_PATH": str(edge)} | extra
         # RAY_ADDRESS would win over `--address local`.

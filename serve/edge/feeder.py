@@ -158,9 +158,7 @@ class Feeder:
         if known is not None and known.stored_at == hot.stored_at and self._is_good(known):
             known.heat += hot.hits  # told again, by another ingress
             return True
-        why = self._may_not(hot, state) if state else "no edge"
-        if not why and not self.shelf.put(entry_of(hot, self._clock(), self._now())):
-            why = "others are hotter, and there is no room for more"
+        why = self._put(hot, state)
         if why:
             self.refused += 1
             self.refusals[hot.shared_key] = why
@@ -172,15 +170,17 @@ class Feeder:
         self._work.set()
         return True
 
-    def _may_not(self, hot: Hot, state: State) -> str:
-        """Why it can't be at the edge, or nothing."""
+    def _put(self, hot: Hot, state: State | None) -> str:
+        """Put it on the shelf. Why it can't be there, or nothing."""
+        if state is None:
+            return "no edge"
         entry = entry_of(hot, self._clock(), self._now())
         if hot.generation != self._generation or not self._is_good(entry):
             return "what it was made from is not vouched for now, or its time is over"
         is_short = len(hot.body) <= body_limit(state.bufsize)
         if not is_short or len(entry.value) + _COMMAND_BYTES >= state.bufsize:
             return "longer than HAProxy's buffer allows"
-        return ""
+        return "" if self.shelf.put(entry) else "others are hotter, and there is no room for more"
 
     def _is_good(self, entry: Entry) -> bool:
         now = self._clock()

@@ -26,6 +26,8 @@ from msgspec import Struct, json
 from serve.edge.amend import NotAsExpected, amend
 from serve.edge.rules import LEASE, Files, script
 
+BINARY = "rayllama-haproxy"
+"""The name of this executable."""
 FOLDER = "rayllama-edge"
 STATE = "state.json"
 _TRY_WITHIN_S = 10.0
