@@ -45,8 +45,8 @@ from serve.settings import InferenceSettings, Settings
 _CONTROL_CALLS = 64
 """Calls that no slot is needed for (tags, ps, show …), in flight beside those that wait."""
 
-_HEAD_NODE = "node:__internal_head__"
-"""A resource that Ray gives to the head node alone."""
+_ON_HEAD = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+"""Options of an actor that is to be on the head node: Ray gives that resource to it alone."""
 
 
 LEASES = "deployments.router:LeaseRouter"
@@ -141,13 +141,13 @@ def _autoscaling(shape: InferenceSettings, pool: str) -> AutoscalingConfig:
 
 
 def _schedulers(args: Settings) -> list[DeploymentActorConfig]:
-    """One actor for each pool."""
+    """One actor for each pool, on the head node: GPU nodes come and go."""
     return [
         DeploymentActorConfig(
             name=SCHEDULER_NAME.format(pool),
             actor_class=ray.remote(Scheduler),
             init_kwargs={"settings": args, "pool": pool},
-            actor_options={"num_cpus": 0, "max_concurrency": 100},
+            actor_options={**_ON_HEAD, "max_concurrency": 100},
         )
         for pool in args.shapes
     ]
@@ -161,6 +161,6 @@ def _admin(args: Settings) -> list[DeploymentActorConfig]:
         name=ADMIN_NAME,
         actor_class=ray.remote(Admin),
         init_kwargs={"settings": args},
-        actor_options={"num_cpus": 0, "resources": {_HEAD_NODE: 0.001}},
+        actor_options=_ON_HEAD,
     )
     return [actor]

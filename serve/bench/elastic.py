@@ -44,7 +44,7 @@ def settings() -> Settings:
             },
             "embedded": {"threads": 1},
             "cache": {"policy": "off"},
-            "ingress": {"replicas": 1, "num_cpus": 0},
+            "ingress": {"replicas": 1, "num_cpus": 1},  # on the head, which doesn't die
             "admin": {"port": 0},
         }
     )

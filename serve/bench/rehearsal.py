@@ -49,8 +49,8 @@ class Rehearsal:
         ray_serve.run(build(settings), name=APP, route_prefix="/", blocking=False)
 
     def add(self) -> str:
-        """One more node with a GPU; its id."""
-        node = self._cluster.add_node(num_cpus=1, num_gpus=1)
+        """One more node with a GPU; its id. It offers no CPU, as a cluster's should: no ingress there."""
+        node = self._cluster.add_node(num_cpus=0, num_gpus=1)
         self._cluster.wait_for_nodes()
         self._nodes[node.node_id] = node
         return str(node.node_id)
