@@ -186,7 +186,7 @@ class Load:
     def __init__(self, url: str, width: int, tokens: int) -> None:
         self._url, self._tokens = url, tokens
         self.asked: list[Asked] = []
-        self.struck: list[Asked] = []
+        self._dead: set[str] = set()
         self._is_waning = False
         loop = asyncio.get_running_loop()
         self._lanes = [loop.create_task(self._keep()) for _ in range(width)]
@@ -198,11 +198,13 @@ class Load:
 
     def strike(self, replicas: set[str]) -> None:
         """Those replicas are dead: their streams can't end well."""
-        self.struck = [each for each in self.running if each.replica in replicas] + [
-            each
-            for each in self.asked
-            if each.is_over and not each.is_whole and each.replica in replicas
-        ]
+        self._dead = replicas
+
+    @property
+    def struck(self) -> list[Asked]:
+        """What the dead had begun to answer, and not ended."""
+        theirs = [each for each in self.asked if each.replica in self._dead]
+        return [each for each in theirs if not each.is_over or not each.is_whole]
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Poll it. Raises `TimeoutError`."""

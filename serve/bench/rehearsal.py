@@ -17,6 +17,7 @@ It takes one word a line, and answers with one line of JSON:
 import json
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -49,7 +50,7 @@ class Rehearsal:
         ray_serve.run(build(settings), name=APP, route_prefix="/", blocking=False)
 
     def add(self) -> str:
-        """One more node with a GPU; its id. It offers no CPU, as a cluster's should: no ingress there."""
+        """One more node with a GPU; its id. It offers no CPU, so that no ingress lands on it."""
         node = self._cluster.add_node(num_cpus=0, num_gpus=1)
         self._cluster.wait_for_nodes()
         self._nodes[node.node_id] = node
@@ -58,6 +59,13 @@ class Rehearsal:
     def kill(self, node_id: str) -> None:
         """As if its machine had lost power: nothing on it is told."""
         node = self._nodes.pop(node_id)
+        started = [each.process.pid for group in node.all_processes.values() for each in group]
+        workers = [
+            child for pid in started for child in psutil.Process(pid).children(recursive=True)
+        ]
+        for process in workers:  # they would outlive their raylet by seconds
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._cluster.remove_node(node, allow_graceful=False)
 
     def replicas(self) -> dict[str, str]:
