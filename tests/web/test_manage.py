@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from serve.ports import Call
+from tests.embedded.engines import until
 from tests.embedded.fake_registry import FakeRegistry, serving
 from tests.embedded.weights import smollm2
 from tests.twins import NAMES, Twins
@@ -46,6 +47,10 @@ def lines(answer: httpx.Response) -> list[dict[str, Any]]:
 
 def listed(twins: Twins) -> list[str]:
     return [row["name"] for row in send(twins, "GET", "/api/tags").json()["models"]]
+
+
+def loaded(twins: Twins) -> dict[str, Any]:
+    return {row["name"]: row for row in send(twins, "GET", "/api/ps").json()["models"]}
 
 
 def listed_by(twins: Twins, name: str) -> set[str]:
@@ -186,11 +191,12 @@ def test_what_is_loaded_is_a_row_a_model_and_stop_reaches_all(twins: Twins) -> N
                 pass
 
     twins.run(load())
-    rows = {row["name"]: row for row in send(twins, "GET", "/api/ps").json()["models"]}
-    assert rows[MODEL]["replicas"] == 2
+    assert loaded(twins)[MODEL]["replicas"] == 2
     stopped = send(twins, "POST", "/api/generate", {"model": MODEL, "keep_alive": 0})
     assert stopped.json()["done_reason"] == "unload"
-    assert MODEL not in [row["name"] for row in send(twins, "GET", "/api/ps").json()["models"]]
+    until(
+        lambda: MODEL not in loaded(twins), 30
+    )  # the runner is listed until its process has ended
 
 
 def test_only_an_admins_key_changes_models(tmp_path: Path) -> None:
