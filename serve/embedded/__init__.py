@@ -16,7 +16,7 @@ Changing them: `managing` (copy, delete, blobs), `creating` and `pulling` (over 
 `layers` under `manifests` and `blobs`, which `library` makes sources of; the layout is Ollama's.
 
 Compatible with Ollama 0.33.0, and it says so in `/api/version`, since clients compare versions.
-What differs on purpose is listed, with reasons, in `tests/conformance/permitted.py`.
+What differs on purpose is listed, with reasons, in `serve/conformance/permitted.py`.
 """
 
 OLLAMA_VERSION = "0.33.0"

@@ -1,7 +1,6 @@
 """Vectors as float32, printed again as an engine printed them: on recordings, and on any number."""
 
 import json
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -19,9 +18,10 @@ from serve.cache.vectors import (
     texts_of,
     unpack,
 )
+from serve.conformance.replay import RECORDINGS as RECORDED
 from serve.wire.gojson import number
 
-RECORDINGS = Path(__file__).parents[1] / "conformance" / "recordings" / "embed.jsonl"
+RECORDINGS = RECORDED / "embed.jsonl"
 
 
 def recorded() -> list[tuple[str, list[str], bytes]]:

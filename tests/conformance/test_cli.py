@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conformance.replay import RECORDINGS
+from serve.conformance.replay import RECORDINGS
 from tests.embedded.fake_registry import serving
 from tests.embedded.weights import smollm2
 from tests.twins import NAMES, Twins

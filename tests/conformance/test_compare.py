@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conformance.compare import differences
-from tests.conformance.permitted import EMBEDDED, OLLAMA, RAYLLAMA, RULES, skipped
-from tests.conformance.replay import Answer, Case, cases
+from serve.conformance.compare import differences
+from serve.conformance.permitted import EMBEDDED, OLLAMA, RAYLLAMA, RULES, skipped, writes
+from serve.conformance.replay import Answer, Case, cases
 
 _ALL = {
     case.id: case
@@ -89,5 +89,11 @@ def test_our_own_differences_are_not_forgiven_to_ollama() -> None:
 
 def test_every_rule_gives_a_reason() -> None:
     assert all(rule.why for rule in RULES)
-    assert skipped("models/copy", "/api/copy")
-    assert not skipped("models/tags", "/api/tags")
+    assert skipped("openai/chat", "/v1/chat/completions", EMBEDDED)
+    assert not skipped("openai/chat", "/v1/chat/completions", RAYLLAMA)
+
+
+def test_what_changes_models_is_known_by_its_path() -> None:
+    assert writes("/api/copy")
+    assert writes("/api/blobs/sha256:00")
+    assert not writes("/api/tags")

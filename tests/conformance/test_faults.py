@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.compare import differences
-from tests.conformance.permitted import EMBEDDED
-from tests.conformance.replay import Answer, Case, cases, replay
+from serve.conformance.compare import differences
+from serve.conformance.permitted import EMBEDDED
+from serve.conformance.replay import Answer, Case, cases, replay
 from tests.embedded.engines import EngineProcess, running, until
 
 pytestmark = pytest.mark.engine

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from serve.conformance.compare import differences
+from serve.conformance.permitted import RAYLLAMA
+from serve.conformance.replay import Answer, Case, cases, replay
 from serve.embedded.routes import STATUS_PATH
 from serve.errors import RUNNER_DIED
 from serve.ports import Call
 from serve.settings import Settings
-from tests.conformance.compare import differences
-from tests.conformance.permitted import RAYLLAMA
-from tests.conformance.replay import Answer, Case, cases, replay
 from tests.embedded.engines import until
 from tests.stack import Stack
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.conformance.compare import differences
-from tests.conformance.permitted import RAYLLAMA
-from tests.conformance.replay import Case, cases, replay
+from serve.conformance.compare import differences
+from serve.conformance.permitted import RAYLLAMA
+from serve.conformance.replay import Case, cases, replay
 from tests.embedded.fake_registry import FakeRegistry, serving
 from tests.twins import Twins
 

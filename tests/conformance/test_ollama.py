@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conformance.compare import differences
-from tests.conformance.permitted import OLLAMA
-from tests.conformance.replay import Case, cases, replay
+from serve.conformance.compare import differences
+from serve.conformance.permitted import OLLAMA
+from serve.conformance.replay import Case, cases, replay
 from tests.embedded.engines import free_port, until
 from tests.embedded.weights import all_minilm, smollm2
 

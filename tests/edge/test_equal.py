@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from serve.conformance.replay import cases
 from serve.edge.rules import ROUTES
 from serve.settings import Settings
 from tests.conformance.conftest import models
-from tests.conformance.replay import cases
 from tests.edge.edge_stack import Edge, edge_stack
 
 pytestmark = pytest.mark.engine

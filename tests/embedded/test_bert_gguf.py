@@ -7,8 +7,8 @@ from typing import Any
 import gguf
 import pytest
 
+from serve.conformance.replay import RECORDINGS
 from serve.embedded.bert_gguf import convert
-from tests.conformance.replay import RECORDINGS
 from tests.embedded.weights import all_minilm
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from serve.conformance.replay import RECORDINGS
 from serve.ollama import growing
 from serve.ollama.depot import PIECE
 from serve.ollama.depot_routes import DepotRoutes
 from serve.ollama.growing import Growing, Uploads
 from tests.ollama.stores import ask, depot, digest, told
 
-RECORDED = Path(__file__).parents[1] / "conformance" / "recordings" / "models.jsonl"
+RECORDED = RECORDINGS / "models.jsonl"
 WHOLE = bytes(range(256)) * 40
 BLOB = f"/rayllama/blobs/{digest(WHOLE)}"
 

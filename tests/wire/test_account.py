@@ -1,8 +1,8 @@
 import pytest
 
+from serve.conformance.replay import cases
 from serve.errors import BadRequest
 from serve.wire.account import ACCOUNT, NEEDS_BODY, told
-from tests.conformance.replay import cases
 
 RECORDED = {(case.method, case.path): case.recorded for case in cases("misc")}
 

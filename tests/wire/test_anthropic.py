@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
+from serve.conformance.replay import Case, cases
 from serve.errors import BadRequest
 from serve.wire.anthropic_request import messages_to_native
 from serve.wire.anthropic_response import MessageRenderer, message_id
 from serve.wire.anthropic_types import decode_messages
 from serve.wire.errors import anthropic_error
 from serve.wire.gojson import dumps
-from tests.conformance.replay import Case, cases
 from tests.wire.golden import rows
 
 RECORDED = {case.id.partition("/")[2]: case for case in cases("anthropic", "capabilities")}

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.conformance.permitted import OLLAMA, Profile, is_permitted
-from tests.conformance.replay import Answer, Case
+from serve.conformance.permitted import OLLAMA, Profile, Rule, permission
+from serve.conformance.replay import Answer, Case
 
 _HEADERS = (
     "content-type",
@@ -32,7 +32,7 @@ _COSINE = 0.9999
 @dataclass(frozen=True)
 class Difference:
     """`where`: status, framing, header.NAME, or a path into the body such as `line.response`.
-    `kind`: value, type, keys, missing, extra, length, vector."""
+    `kind`: value, type, keys, missing, extra, length, order, vector, unreadable."""
 
     where: str
     kind: str
@@ -42,14 +42,30 @@ class Difference:
         return f"{self.where}: {self.kind}: {self.text}"
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What differs and may not, a line each, and what differs and may, with the rule."""
+
+    faults: list[str]
+    permitted: list[tuple[Difference, Rule]]
+
+
+def judge(case: Case, answer: Answer, profile: Profile = OLLAMA) -> Verdict:
+    """Hold an answer against the recorded one; `profile` is who answered."""
+    faults: dict[str, None] = {}
+    permitted: dict[Difference, Rule] = {}
+    for difference in _all(case.recorded, answer, profile):
+        rule = permission(case.id, difference.where, difference.kind, profile)
+        if rule:
+            permitted[difference] = rule
+        else:
+            faults[str(difference)] = None
+    return Verdict(list(faults), list(permitted.items()))
+
+
 def differences(case: Case, answer: Answer, profile: Profile = OLLAMA) -> list[str]:
-    """What differs and isn't permitted there, a line each; `profile` is who answered."""
-    found = [
-        str(difference)
-        for difference in _all(case.recorded, answer, profile)
-        if not is_permitted(case.id, difference.where, difference.kind, profile)
-    ]
-    return list(dict.fromkeys(found))
+    """What differs and isn't permitted there, a line each."""
+    return judge(case, answer, profile).faults
 
 
 def _all(recorded: Answer, answer: Answer, profile: Profile) -> Iterator[Difference]:
@@ -75,11 +91,19 @@ def _header(answer: Answer, name: str) -> list[str]:
 
 
 def _bodies(recorded: Answer, answer: Answer) -> Iterator[Difference]:
-    kind = (_header(recorded, "content-type") or [""])[0]
     if not recorded.body or not answer.body:
         if bool(recorded.body) != bool(answer.body):
             yield Difference("body", "length", f"{len(recorded.body)} → {len(answer.body)} bytes")
-    elif kind.startswith("application/x-ndjson"):
+        return
+    try:
+        yield from list(_read(recorded, answer))
+    except (ValueError, KeyError) as error:  # a server that answers HTML, say
+        yield Difference("body", "unreadable", f"{error!r}: {answer.body[:200]!r}")
+
+
+def _read(recorded: Answer, answer: Answer) -> Iterator[Difference]:
+    kind = (_header(recorded, "content-type") or [""])[0]
+    if kind.startswith("application/x-ndjson"):
         yield from _sequences(_lines(recorded.body), _lines(answer.body), "line")
     elif kind.startswith("text/event-stream"):
         yield from _sequences(_events(recorded.body), _events(answer.body), "event")

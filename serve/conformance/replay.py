@@ -1,14 +1,18 @@
 """Sending a recorded request, byte for byte, and reading the answer as it was framed."""
 
+import codecs
 import json
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+FILES = ("misc", "models", "generate", "chat", "embed", "openai", "capabilities", "anthropic")
+"""The files of routes, in the order they were recorded in: later cases rely on earlier ones."""
 RECORDINGS = Path(__file__).with_name("recordings")
 LONG = "word " * 12_000
 _TIMEOUT_S = 60
@@ -18,8 +22,8 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: `framing` is content-length, chunked, no body or cut; `frames` the HTTP
-    chunks as they came, or the one body."""
+    """What came back: `framing` is content-length, chunked, until close, no body or cut; `frames`
+    the HTTP chunks as they came, or the one body."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -28,6 +32,7 @@ class Answer:
 
     @property
     def body(self) -> str:
+        """All of it."""
         return "".join(self.frames)
 
 
@@ -71,25 +76,40 @@ def _case(file: str, line: dict[str, Any]) -> Case:
     )
 
 
-def replay(url: str, case: Case, *, on_line: Callable[[int], None] | None = None) -> Answer:
-    """The answer of the server at `url`. `on_line` is told the number of lines after each read,
-    so that a test can break something in the middle."""
+def replay(
+    url: str, case: Case, *, key: str = "", on_line: Callable[[int], None] | None = None
+) -> Answer:
+    """The answer of the server at `url`. Raises `OSError`.
+
+    `key` is sent where the recorded request has none of its own. `on_line` is told the number of
+    lines after each read, so that a test can break something in the middle.
+    """
     for _ in range(_ATTEMPTS - 1):
         with suppress(TimeoutError):
-            return _replayed(url, case, on_line)
-    return _replayed(url, case, on_line)
+            return _replayed(url, case, key, on_line)
+    return _replayed(url, case, key, on_line)
 
 
-def _replayed(url: str, case: Case, on_line: Callable[[int], None] | None) -> Answer:
+def _replayed(url: str, case: Case, key: str, on_line: Callable[[int], None] | None) -> Answer:
     parts = urlsplit(url)
-    with socket.create_connection((parts.hostname, parts.port), _TIMEOUT_S) as connection:
-        connection.sendall(_request(case, parts.netloc))
+    with _connected(parts) as connection:
+        connection.sendall(_request(case, parts.netloc, key))
         with connection.makefile("rb") as stream:
             return _answer(case.method, _Stream(stream, on_line or (lambda _: None)))
 
 
-def _request(case: Case, netloc: str) -> bytes:
-    headers = {"Host": netloc} | case.headers | {"Connection": "close"}
+def _connected(parts: SplitResult) -> socket.socket:
+    secure = parts.scheme == "https"
+    address = parts.hostname or "127.0.0.1", parts.port or (443 if secure else 80)
+    plain = socket.create_connection(address, _TIMEOUT_S)
+    if not secure:
+        return plain
+    return ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
+
+
+def _request(case: Case, netloc: str, key: str) -> bytes:
+    keyed = {"Authorization": f"Bearer {key}"} if key else {}
+    headers = {"Host": netloc} | keyed | case.headers | {"Connection": "close"}
     body = (case.body or "").replace("{LONG}", LONG).encode()
     if case.body is not None:
         headers["Content-Length"] = str(len(body))
@@ -115,7 +135,10 @@ class _Stream:
 
 
 def _answer(method: str, stream: _Stream) -> Answer:
-    status = int(stream.line().split(b" ", 2)[1])
+    first = stream.line()
+    if not first.startswith(b"HTTP/1."):
+        raise ConnectionError(f"no HTTP/1 answer: {first[:80]!r}")
+    status = int(first.split(b" ", 2)[1])
     headers = list(_headers(stream))
     named = {name.lower(): value for name, value in headers}
     if method == "HEAD" or status in (204, 304):
@@ -123,10 +146,17 @@ def _answer(method: str, stream: _Stream) -> Answer:
     if named.get("transfer-encoding") == "chunked":
         frames, complete = _chunks(stream)
         return Answer(status, headers, "chunked" if complete else "cut", frames)
+    if "content-length" not in named:
+        body = stream.exactly(-1)
+        return Answer(status, headers, "until close", [_text(body)] if body else [])
     size = int(named["content-length"])
     body = stream.exactly(size)
     framing = "content-length" if len(body) == size else "cut"
-    return Answer(status, headers, framing, [body.decode()] if body else [])
+    return Answer(status, headers, framing, [_text(body)] if body else [])
+
+
+def _text(body: bytes) -> str:
+    return body.decode(errors="replace")
 
 
 def _headers(stream: _Stream) -> Iterator[tuple[str, str]]:
@@ -137,6 +167,7 @@ def _headers(stream: _Stream) -> Iterator[tuple[str, str]]:
 
 def _chunks(stream: _Stream) -> tuple[list[str], bool]:
     frames: list[str] = []
+    text = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a proxy may cut a character
     while True:
         try:
             head = stream.line()
@@ -149,5 +180,5 @@ def _chunks(stream: _Stream) -> tuple[list[str], bool]:
         stream.line()
         if not size:
             return frames, True
-        frames.append(data.decode())
+        frames.append(text.decode(data))
         stream.count(data)
