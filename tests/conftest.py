@@ -11,6 +11,12 @@ from tests.stack import Stack
 KEY = "a key of one's own"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/clients, which pytest reads here alone."""
+    parser.addoption("--live", action="store_true", help="clients talk to a `rayllama up`")
+    parser.addoption("--matrix-into", default="", help="the file to put the clients' matrix into")
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
