@@ -2,7 +2,8 @@
 
 Here it is made for requests that the ingress has answered, so that the proxy knows them again.
 Some have none: a header that came twice, or one with `%` or anything but visible ASCII and spaces,
-which HAProxy writes differently from how it came. Their answers stay with the ingress.
+which HAProxy writes differently from how it came; a body with a NUL, of which it sees no more.
+Their answers stay with the ingress.
 """
 
 import re
@@ -21,7 +22,7 @@ def edge_key(path: str, query: bytes, headers: Iterable[Header], body: bytes) ->
 
     `headers`: all, as they came, by their names in lower case.
     """
-    if path not in ROUTES or _PLAIN.fullmatch(query) is None:
+    if path not in ROUTES or _PLAIN.fullmatch(query) is None or b"\0" in body:
         return None
     said: dict[str, bytes] = {}
     for name, value in headers:
@@ -34,5 +35,5 @@ def edge_key(path: str, query: bytes, headers: Iterable[Header], body: bytes) ->
             said[known] = value.strip(b" ")
     lines = [b"POST", path.encode() + (b"?" + query if query else b"")]
     lines += [b"1 " + said[name] if name in said else b"0 " for name in KEYED]
-    lines.append(sha256(body).hexdigest().upper().encode())
-    return sha256(b"\n".join(lines)).hexdigest().upper()
+    lines.append(b"%d\n" % len(body))
+    return sha256(b"\n".join(lines) + body).hexdigest().upper()

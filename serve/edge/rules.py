@@ -1,23 +1,28 @@
 """What the proxy is taught: the rules for a request, in HAProxy's language (2.8).
 
 A request qualifies if it is a POST to an inference route with a Content-Length that fits the
-buffer, without any of the headers that ask for something special (`ODD`), while the lease lasts.
+buffer, without any of the headers that ask for something special (`ODD`), while there is a lease.
 Then its body is waited for, and its key (`serve.edge.key`) looked up. What is found is answered
-here; all else goes on as if there were no edge.
+here if the lease lasts; all else goes on as if there were no edge.
 
-1. The key is hashed twice: the body first, so that the lines of what is hashed then can't be made
-   to run together by what is in it. A header of the key comes with how often it came, so that one
-   that came twice is never mistaken for one that came once.
+1. What is hashed is a head of as many lines as there are things in the key, then the body. No line
+   can hold another, and one is the body's size: so nothing can be made to run together, and a body
+   that isn't whole, or that holds a NUL (where HAProxy's text ends), is no entry's. A header of the
+   key comes with how often it came, so that one that came twice is never mistaken for one that came
+   once.
 2. Entries are one value in one map (`serve.edge.value`), so that none is ever seen half changed.
 3. The lease is the wall clock time at which it ends, in milliseconds: however late the proxy learns
-   of it, it ends no later. One that ends later than any that is given (`LEASE_MS`) is none: the
-   clock was set back.
+   of it, it ends no later. It is looked at after the body has come, which may take its time, and
+   after the entry: so what is answered was valid then. A lease that ends later than any that is
+   given (`LEASE_MS`) is none: the clock was set back.
 4. The text that HAProxy formats can't hold control characters: it writes `%0A` for a newline. So an
    answer of one line is formatted, which is the fastest, and one of several lines is put together
    in Lua, at half the speed.
 5. An edge hit is not logged: Serve logs a line for each request to make metrics of, which would
    cost two thirds of the speed. It is counted in a stick table instead, by its key.
-6. A body that is not there within `BODY_WITHIN_S` gets HAProxy's own 408.
+6. Each rule and each variable costs every hit, and each pattern takes a lock that all of HAProxy's
+   threads share: there are as few as can be.
+7. A body that is not there within `BODY_WITHIN_S` gets HAProxy's own 408.
 
 Nothing that a client sends becomes part of a rule: what varies is in variables alone.
 """
@@ -56,6 +61,9 @@ ODD = (
 
 TABLE = "http_frontend"
 """The stick table's name: a table in a section has that section's."""
+
+BODY_AT = 13 + 1 + 13 + 1 + 10 + 1 + 1 + 1 + 32 + 1
+"""Where the body begins in an entry's value (`serve.edge.value`)."""
 
 LEASE = "lease"
 LEASE_MS = 60_000
@@ -115,6 +123,8 @@ def rules(files: Files, bufsize: int) -> str:
         "@WITHIN@": str(BODY_WITHIN_S),
         "@KEYED@": keyed,
         "@PLAIN@": plain,
+        "@BODY_AT@": str(BODY_AT),
+        "@STATUS@": _STATUS,
     }.items():
         text = text.replace(name, value)
     return text
@@ -123,14 +133,19 @@ def rules(files: Files, bufsize: int) -> str:
 def _plain(kind: str, content_type: str, end: str) -> str:
     return (
         f'    http-request return status 200 content-type "{content_type}" {_HEADERS}'
-        f' lf-string "%[var(txn.edge_value),field(6,|,0),url_dec]{end}"'
+        f' lf-string "%[var(txn.edge_value),bytes({BODY_AT})]{end}"'
         f" if edge_hit {{ var(txn.edge_kind) -m str {kind} }}"
     )
 
 
+_STATUS = (
+    "rayllama; hit; ttl=%[var(txn.edge_value),field(3,|),sub(txn.edge_age)]; "
+    'key=\\"%[var(txn.edge_value),field(5,|)]\\"; detail=edge'
+)
+
 _HEADERS = (
-    'hdr date "%[var(txn.edge_date)]" hdr x-rayllama-cache "hit; tier=edge"'
-    ' hdr age "%[var(txn.edge_age)]" hdr cache-status "%[var(txn.edge_status)]"'
+    'hdr date "%[date,http_date]" hdr x-rayllama-cache "hit; tier=edge"'
+    f' hdr age "%[var(txn.edge_age)]" hdr cache-status "{_STATUS}"'
     ' hdr x-request-id "%[var(txn.edge_id)]"'
 )
 
@@ -139,40 +154,31 @@ _RULES = """\
     acl edge_route path -m str @ROUTES@
     acl edge_odd req.hdr_names -m sub @ODD@
     acl edge_sized req.hdr_val(content-length) 1:@LIMIT@
-    acl edge_asked var(txn.edge_now) -m found
-    acl edge_leased var(txn.edge_left) -m int 1:@LEASE_MS@
-    acl edge_on var(txn.edge_on) -m bool
-    acl edge_whole var(txn.edge_missing) -m int 0
+    acl edge_fed str(lease),map_str_int(@LEASE@,0) -m int gt 0
+    acl edge_leased str(lease),map_str_int(@LEASE@,0),sub(txn.edge_now) -m int 1:@LEASE_MS@
+    acl edge_asked var(txn.edge_head) -m found
     acl edge_found var(txn.edge_value) -m found
-    acl edge_fresh var(txn.edge_life) -m int gt 0
-    acl edge_hit var(txn.edge_hit) -m bool
+    acl edge_fresh var(txn.edge_value),field(1,|),sub(txn.edge_now) -m int gt 0
+    acl edge_hit var(txn.edge_kind) -m found
     acl edge_lines var(txn.edge_kind) -m str @LINES@
-    http-request set-var(txn.edge_now) date(0,ms) if METH_POST edge_route
-    http-request set-var(txn.edge_left) str(lease),map_str_int(@LEASE@,0),sub(txn.edge_now) if edge_asked
-    http-request set-var(txn.edge_on) bool(true) if edge_asked edge_leased edge_sized !edge_odd
-    http-request wait-for-body time @WITHIN@s if edge_on
-    http-request set-var(txn.edge_size) req.body_size if edge_on
-    http-request set-var(txn.edge_missing) req.body_len,sub(txn.edge_size) if edge_on
-    http-request set-var(txn.edge_body) req.body,sha2(256),hex if edge_on edge_whole
-    http-request set-var-fmt(txn.edge_key) "POST\\n%[pathq]\\n@KEYED@\\n%[var(txn.edge_body)]" if edge_on edge_whole
-    http-request set-var(txn.edge_key) var(txn.edge_key),sha2(256),hex if edge_on edge_whole
-    http-request set-var(txn.edge_value) var(txn.edge_key),map_str(@ANSWERS@) if edge_on edge_whole
-    http-request set-var(txn.edge_life) var(txn.edge_value),field(2,|),sub(txn.edge_now) if edge_found
-    http-request set-var(txn.edge_hit) bool(true) if edge_found edge_fresh
-    http-request set-var(txn.edge_stored) var(txn.edge_value),field(1,|) if edge_hit
-    http-request set-var(txn.edge_age) var(txn.edge_now),sub(txn.edge_stored),div(1000) if edge_hit
+    acl edge_named var(txn.edge_id) -m found
+    http-request set-var-fmt(txn.edge_head) "POST\\n%[pathq]\\n@KEYED@\\n%[req.body_size]\\n" if METH_POST edge_route edge_sized edge_fed !edge_odd
+    http-request wait-for-body time @WITHIN@s if edge_asked
+    http-request set-var(txn.edge_now) date(0,ms) if edge_asked
+    http-request set-var(txn.edge_body) req.body if edge_asked
+    http-request set-var(txn.edge_key) var(txn.edge_head),concat(,txn.edge_body),sha2(256),hex if edge_asked
+    http-request set-var(txn.edge_value) var(txn.edge_key),map_str(@ANSWERS@) if edge_asked
+    http-request set-var(txn.edge_kind) var(txn.edge_value),field(4,|) if edge_found edge_leased edge_fresh
+    http-request set-var(txn.edge_age) var(txn.edge_value),field(2,|),sub(txn.edge_now),neg,div(1000) if edge_hit
     http-request set-var(txn.edge_age) int(0) if edge_hit { var(txn.edge_age) -m int lt 0 }
-    http-request set-var(txn.edge_ttl) var(txn.edge_value),field(3,|),sub(txn.edge_age) if edge_hit
-    http-request set-var(txn.edge_ttl) int(0) if edge_hit { var(txn.edge_ttl) -m int lt 0 }
-    http-request set-var-fmt(txn.edge_status) "rayllama; hit; ttl=%[var(txn.edge_ttl)]; key=\\"%[var(txn.edge_value),field(4,|)]\\"; detail=edge" if edge_hit
-    http-request set-var(txn.edge_date) date,http_date if edge_hit
-    http-request set-var(txn.edge_kind) var(txn.edge_value),field(5,|) if edge_hit
-    http-request set-var(txn.edge_id) uuid if edge_hit !{ req.fhdr(x-request-id) -m len 1:128 }
-    http-request set-var(txn.edge_id) req.fhdr(x-request-id) if edge_hit { req.fhdr(x-request-id) -m len 1:128 }
+    http-request set-var(txn.edge_id) req.fhdr(x-request-id) if edge_hit { req.fhdr(x-request-id) -m found } { req.fhdr(x-request-id) -m len 1:128 }
+    http-request set-var(txn.edge_id) uuid if edge_hit !edge_named
     http-request track-sc0 var(txn.edge_key) if edge_hit
     http-request set-log-level silent if edge_hit
 @PLAIN@
-    http-request set-var(txn.edge_text) var(txn.edge_value),field(6,|,0),url_dec if edge_hit edge_lines
+    http-request set-var(txn.edge_text) var(txn.edge_value),bytes(@BODY_AT@),url_dec if edge_hit edge_lines
+    http-request set-var-fmt(txn.edge_status) "@STATUS@" if edge_hit edge_lines
+    http-request set-var(txn.edge_date) date,http_date if edge_hit edge_lines
     http-request lua.rayllama_edge if edge_hit edge_lines
 """  # noqa: E501 - HAProxy's lines can't be broken
 

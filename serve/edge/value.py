@@ -1,11 +1,14 @@
 """The value of an answer at the edge: one line of text, whatever the answer holds.
 
-`STORED|EXPIRES|LIFETIME|KEY|KIND|BODY`: when it was stored and when it ends (milliseconds since the
-epoch), how old it may grow (seconds), its key in the shared store (hex), its kind
-(`serve.edge.rules`), and its body, in which everything that the proxy's own reading or writing
-might change is percent-encoded: `%`, `+` and `?` (its decoder makes a space of a plus that comes
-after a question mark), control characters, and spaces where they could be taken for the edge of a
-word.
+`EXPIRES|STORED|LIFETIME|KIND|KEY|BODY`: when it ends and when it was stored (milliseconds since the
+epoch, 13 digits), how old it may grow (seconds, 10 digits), its kind (`serve.edge.rules`), its key
+in the shared store (32 hex digits), and its body, which so begins at the same place in all of them
+(`BODY_AT`).
+
+The body of a plain kind is there as it is: a line that nothing in the proxy changes. In any other
+everything that the proxy's own reading or writing might change is percent-encoded: `%`, `+` and `?`
+(its decoder makes a space of a plus that comes after a question mark), control characters, and
+spaces where they could be taken for the edge of a word.
 """
 
 import re
@@ -42,7 +45,7 @@ def kind_of(status: int, headers: Sequence[Header], body: bytes) -> str | None:
         return None
     content_type = b"".join(value for name, value in headers if name == b"content-type").decode()
     line, end = (body[:-1], "\\n") if body.endswith(b"\n") else (body, "")
-    if line and _CONTROL.search(line) is None:
+    if line and line == line.strip(b" ") and _CONTROL.search(line) is None:
         plain = _PLAIN_OF.get((content_type, end))
         if plain is not None:
             return plain
@@ -51,12 +54,13 @@ def kind_of(status: int, headers: Sequence[Header], body: bytes) -> str | None:
 
 def value_of(facts: Facts, kind: str, body: bytes) -> bytes:
     """The value."""
-    said = body[:-1] if kind in PLAIN and PLAIN[kind][1] else body
+    is_plain = kind in PLAIN
+    said = body.removesuffix(b"\n") if is_plain else _ENCODED.sub(_percent, body)
+    expires_ms, stored_ms = facts.expires_at * 1000, facts.stored_at * 1000
     head = (
-        f"{facts.stored_at * 1000:.0f}|{facts.expires_at * 1000:.0f}|{facts.lifetime_s}"
-        f"|{facts.key.hex()}|{kind}|"
+        f"{expires_ms:013.0f}|{stored_ms:013.0f}|{facts.lifetime_s:010}|{kind}|{facts.key.hex()}|"
     )
-    return head.encode() + _ENCODED.sub(_percent, said)
+    return head.encode() + said
 
 
 def _percent(match: re.Match[bytes]) -> bytes:
