@@ -34,7 +34,7 @@ class Hot(Struct, frozen=True, array_like=True, tag=1, gc=False):
     """
 
     key: Annotated[str, Meta(pattern="^[0-9A-F]{64}$")]
-    kind: Annotated[str, Meta(pattern="^[A-Za-z]$")]
+    kind: Annotated[str, Meta(pattern="^[0-9]{2}$")]
     body: bytes
     shared_key: bytes
     stored_at: float

@@ -20,8 +20,9 @@ here if the lease lasts; all else goes on as if there were no edge.
    in Lua, at half the speed.
 5. An edge hit is not logged: Serve logs a line for each request to make metrics of, which would
    cost two thirds of the speed. It is counted in a stick table instead, by its key.
-6. Each rule and each variable costs every hit, and each pattern takes a lock that all of HAProxy's
-   threads share: there are as few as can be.
+6. Each rule and each variable costs every hit, and each pattern (`-m str`, `-m int`) takes a lock
+   that all of HAProxy's threads share. So numbers are compared by their bits, which takes none: one
+   that is not negative has none of the bits of `NEGATIVE`.
 7. A body that is not there within `BODY_WITHIN_S` gets HAProxy's own 408.
 
 Nothing that a client sends becomes part of a rule: what varies is in variables alone.
@@ -62,30 +63,34 @@ ODD = (
 TABLE = "http_frontend"
 """The stick table's name: a table in a section has that section's."""
 
-BODY_AT = 13 + 1 + 13 + 1 + 10 + 1 + 1 + 1 + 32 + 1
-"""Where the body begins in an entry's value (`serve.edge.value`)."""
+KEY_AT, BODY_AT = 42, 75
+"""Where the shared store's key and the body begin in an entry's value (`serve.edge.value`)."""
 
 LEASE = "lease"
-LEASE_MS = 60_000
+LEASE_MS = 65_535
+"""The longest lease: a power of two less one, as a mask tests it."""
 BODY_WITHIN_S = 10
+NEGATIVE = -(1 << 62)
 _HEADERS_BYTES = 4096
 """What is left in the buffer for a request's or an answer's headers, and HAProxy's own reserve."""
 
 PLAIN = {
-    "j": ("application/json; charset=utf-8", ""),
-    "J": ("application/json; charset=utf-8", "\\n"),
-    "o": ("application/json", ""),
-    "O": ("application/json", "\\n"),
+    "11": ("application/json; charset=utf-8", ""),
+    "12": ("application/json; charset=utf-8", "\\n"),
+    "13": ("application/json", ""),
+    "14": ("application/json", "\\n"),
 }
-"""The kinds of answers of one line: content type, and what follows the line."""
+"""The kinds of answers of one line, as numbers of two digits: content type, and what follows the
+line."""
 
+LINES_BIT = 16
 LINES = {
-    "n": "application/x-ndjson",
-    "e": "text/event-stream",
-    "l": "application/json; charset=utf-8",
-    "m": "application/json",
+    "16": "application/x-ndjson",
+    "17": "text/event-stream",
+    "18": "application/json; charset=utf-8",
+    "19": "application/json",
 }
-"""The kinds of answers of any lines, which are put together in Lua."""
+"""The kinds of answers of any lines, put together in Lua: the numbers with `LINES_BIT`."""
 
 
 class Files(NamedTuple):
@@ -103,7 +108,7 @@ def body_limit(bufsize: int) -> int:
 
 def script() -> str:
     """The Lua script."""
-    types = "\n".join(f'  {kind} = "{content_type}",' for kind, content_type in LINES.items())
+    types = "\n".join(f'  ["{kind}"] = "{content_type}",' for kind, content_type in LINES.items())
     return _SCRIPT.replace("@TYPES@", types)
 
 
@@ -115,16 +120,17 @@ def rules(files: Files, bufsize: int) -> str:
     for name, value in {
         "@ROUTES@": " ".join(ROUTES),
         "@ODD@": " ".join(ODD),
-        "@LINES@": " ".join(LINES),
         "@ANSWERS@": files.answers,
         "@LEASE@": files.lease,
-        "@LEASE_MS@": str(LEASE_MS),
+        "@LEASE_BITS@": str(~LEASE_MS),
         "@LIMIT@": str(body_limit(bufsize)),
         "@WITHIN@": str(BODY_WITHIN_S),
         "@KEYED@": keyed,
         "@PLAIN@": plain,
         "@BODY_AT@": str(BODY_AT),
         "@STATUS@": _STATUS,
+        "@NEGATIVE@": str(NEGATIVE),
+        "@LINES_BIT@": str(LINES_BIT),
     }.items():
         text = text.replace(name, value)
     return text
@@ -134,13 +140,13 @@ def _plain(kind: str, content_type: str, end: str) -> str:
     return (
         f'    http-request return status 200 content-type "{content_type}" {_HEADERS}'
         f' lf-string "%[var(txn.edge_value),bytes({BODY_AT})]{end}"'
-        f" if edge_hit {{ var(txn.edge_kind) -m str {kind} }}"
+        f" if edge_hit {{ var(txn.edge_kind),sub({kind}),not -m bool }}"
     )
 
 
 _STATUS = (
     "rayllama; hit; ttl=%[var(txn.edge_value),field(3,|),sub(txn.edge_age)]; "
-    'key=\\"%[var(txn.edge_value),field(5,|)]\\"; detail=edge'
+    f'key=\\"%[var(txn.edge_value),bytes({KEY_AT},32)]\\"; detail=edge'
 )
 
 _HEADERS = (
@@ -153,24 +159,23 @@ _RULES = """\
     stick-table type string len 64 size 100k expire 10m store http_req_cnt
     acl edge_route path -m str @ROUTES@
     acl edge_odd req.hdr_names -m sub @ODD@
-    acl edge_sized req.hdr_val(content-length) 1:@LIMIT@
-    acl edge_fed str(lease),map_str_int(@LEASE@,0) -m int gt 0
-    acl edge_leased str(lease),map_str_int(@LEASE@,0),sub(txn.edge_now) -m int 1:@LEASE_MS@
+    acl edge_sized req.hdr_val(content-length),sub(@LIMIT@),neg,and(@NEGATIVE@),not -m bool
+    acl edge_fed str(lease),map_str_int(@LEASE@,0) -m bool
+    acl edge_leased str(lease),map_str_int(@LEASE@,0),sub(txn.edge_now),and(@LEASE_BITS@),not -m bool
     acl edge_asked var(txn.edge_head) -m found
-    acl edge_found var(txn.edge_value) -m found
-    acl edge_fresh var(txn.edge_value),field(1,|),sub(txn.edge_now) -m int gt 0
+    acl edge_fresh var(txn.edge_value),field(1,|),sub(txn.edge_now),and(@NEGATIVE@),not -m bool
     acl edge_hit var(txn.edge_kind) -m found
-    acl edge_lines var(txn.edge_kind) -m str @LINES@
+    acl edge_lines var(txn.edge_kind),and(@LINES_BIT@) -m bool
     acl edge_named var(txn.edge_id) -m found
-    http-request set-var-fmt(txn.edge_head) "POST\\n%[pathq]\\n@KEYED@\\n%[req.body_size]\\n" if METH_POST edge_route edge_sized edge_fed !edge_odd
+    http-request set-var-fmt(txn.edge_head) "%[method]\\n%[pathq]\\n@KEYED@\\n%[req.body_size]\\n" if edge_route edge_fed edge_sized !edge_odd
     http-request wait-for-body time @WITHIN@s if edge_asked
     http-request set-var(txn.edge_now) date(0,ms) if edge_asked
     http-request set-var(txn.edge_body) req.body if edge_asked
     http-request set-var(txn.edge_key) var(txn.edge_head),concat(,txn.edge_body),sha2(256),hex if edge_asked
     http-request set-var(txn.edge_value) var(txn.edge_key),map_str(@ANSWERS@) if edge_asked
-    http-request set-var(txn.edge_kind) var(txn.edge_value),field(4,|) if edge_found edge_leased edge_fresh
+    http-request set-var(txn.edge_kind) var(txn.edge_value),field(4,|) if edge_fresh edge_leased
     http-request set-var(txn.edge_age) var(txn.edge_value),field(2,|),sub(txn.edge_now),neg,div(1000) if edge_hit
-    http-request set-var(txn.edge_age) int(0) if edge_hit { var(txn.edge_age) -m int lt 0 }
+    http-request set-var(txn.edge_age) int(0) if edge_hit { var(txn.edge_age),and(@NEGATIVE@) -m bool }
     http-request set-var(txn.edge_id) req.fhdr(x-request-id) if edge_hit { req.fhdr(x-request-id) -m found } { req.fhdr(x-request-id) -m len 1:128 }
     http-request set-var(txn.edge_id) uuid if edge_hit !edge_named
     http-request track-sc0 var(txn.edge_key) if edge_hit

@@ -1,9 +1,8 @@
 """The value of an answer at the edge: one line of text, whatever the answer holds.
 
 `EXPIRES|STORED|LIFETIME|KIND|KEY|BODY`: when it ends and when it was stored (milliseconds since the
-epoch, 13 digits), how old it may grow (seconds, 10 digits), its kind (`serve.edge.rules`), its key
-in the shared store (32 hex digits), and its body, which so begins at the same place in all of them
-(`BODY_AT`).
+epoch, 13 digits), how old it may grow (seconds, 10 digits), its kind (`serve.edge.rules`, 2),
+its key in the shared store (32 hex digits), and its body. So each begins at the same place in all.
 
 The body of a plain kind is there as it is: a line that nothing in the proxy changes. In any other
 everything that the proxy's own reading or writing might change is percent-encoded: `%`, `+` and `?`
