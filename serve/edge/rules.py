@@ -161,7 +161,7 @@ _RULES = """\
     acl edge_odd req.hdr_names -m sub @ODD@
     acl edge_sized req.hdr_val(content-length),sub(@LIMIT@),neg,and(@NEGATIVE@),not -m bool
     acl edge_fed str(lease),map_str_int(@LEASE@,0) -m bool
-    acl edge_leased str(lease),map_str_int(@LEASE@,0),sub(txn.edge_now),and(@LEASE_BITS@),not -m bool
+    acl edge_leased str(lease),map_str_int(@LEASE@,0),sub(txn.edge_now),sub(1),and(@LEASE_BITS@),not -m bool
     acl edge_asked var(txn.edge_head) -m found
     acl edge_fresh var(txn.edge_value),field(1,|),sub(txn.edge_now),and(@NEGATIVE@),not -m bool
     acl edge_hit var(txn.edge_kind) -m found
