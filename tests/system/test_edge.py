@@ -1,14 +1,19 @@
 """The edge on real Ray and Serve: what is killed, reloaded or changed under load."""
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 
-from tests.system.conftest import URL, System, wait_for
+from tests.system.conftest import PROJECT, URL, System, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -125,3 +130,38 @@ def test_what_is_killed_under_load_costs_no_right_answer(
         assert asking.wrong == []
     if title == "ray::Edge":
         assert asking.unanswered == 0
+
+
+def test_redeploys_under_load_fail_no_request(
+    system: System, http: httpx.Client, tmp_path: Path
+) -> None:
+    """One ingress less, and one more: HAProxy is reloaded each time, and fed again."""
+    body = generation("What is left after a redeploy?")
+    right = until_edge(http, body).content
+    with load(body, right) as asking:
+        for replicas in (1, 2):
+            before = {process.pid for process in system.named("rayllama-edge")}
+            deploy(tmp_path / "redeployed.yaml", replicas)
+            wait_for(lambda: {p.pid for p in system.named("rayllama-edge")} - before, 120)  # noqa: B023
+            wait_for(lambda: len(system.named("ServeReplica:rayllama:Ingress")) == replicas, 120)  # noqa: B023
+            until_edge(http, generation(f"What is there with {replicas}?"))
+    assert asking.wrong == []
+    assert asking.unanswered == 0
+    assert asking.answers > 100
+
+
+def deploy(path: Path, ingresses: int) -> None:
+    """`serve deploy` of local.yaml with so many ingresses, as an operator would."""
+    data = yaml.safe_load((PROJECT / "configs" / "local.yaml").read_text())
+    (ingress,) = data["applications"][0]["deployments"]
+    ingress["num_replicas"] = ingresses
+    path.write_text(yaml.safe_dump(data))
+    serve = Path(sys.executable).with_name("serve")
+    done = subprocess.run(
+        [serve, "deploy", path],
+        env=os.environ | {"RAY_AUTH_MODE": "token"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
