@@ -39,6 +39,7 @@ ROUTES = (
     "/v1/completions",
     "/v1/embeddings",
     "/v1/messages",
+    "/v1/responses",
 )
 """The paths that may be answered here; what the ingress knows of them is in `serve.web.routes`."""
 
