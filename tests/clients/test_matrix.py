@@ -1,6 +1,6 @@
 """Every client, every feature: what the README's matrix shows.
 
-In `make test` against Rayllama without Ray; in `make clients` against a `rayllama up`.
+In `make test-all` against Rayllama without Ray; in `make clients` against a `rayllama up`.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from tests.clients.sdks import Anthropic, OpenAI
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.slow,
     # Some of these libraries offer no way to close their connections.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
