@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from serve.web import admin, admin_types, bundles
 from serve.web.operations import BYTES, Operation, said_in_json
 
-_ADMIN = (401, 403, 503)
-"""No key, none of an admin, a shard that doesn't answer."""
+_ADMIN = (401, 403, 500, 503)
+"""No key, none of an admin, a fault of ours, a shard that doesn't answer."""
 
 ADMIN: Mapping[tuple[str, str], Operation] = {
     ("GET", "/admin/fleet"): Operation(

@@ -15,7 +15,7 @@ from msgspec import Struct
 from starlette.types import Receive, Scope, Send
 
 from serve.web.admin_operations import ADMIN
-from serve.web.operations import CLIENTS, JSON, NDJSON, Dialect, Operation, Said
+from serve.web.operations import BYTES, CLIENTS, JSON, NDJSON, Dialect, Operation, Said
 from serve.web.reply import Reply
 from serve.wire import anthropic_answer_types, openai_answer_types
 from serve.wire.answer_types import Answer, StatusError
@@ -150,7 +150,8 @@ def _tag(path: str, dialect: Dialect) -> str:
 def _request_body(operation: Operation) -> Schema:
     body = operation.body
     if isinstance(body, str):
-        schema: Schema = _TRANSCRIPTION if body.startswith("multipart") else {}
+        free = {"type": "object"} if body == JSON else {}
+        schema: Schema = _TRANSCRIPTION if body.startswith("multipart") else free
         return {"required": True, "content": {body: {"schema": schema}}}
     is_needed = operation.dialect != "admin"
     return {"required": is_needed, "content": {JSON: {"schema": _schema(body)}}}
@@ -202,6 +203,8 @@ def _schema(said: Any) -> Schema:
         return reference(said)
     if said == JSON:
         return {"type": "object"}
+    if said == BYTES:
+        return {}
     return {"type": "string"} if "/" in said else {"const": said}
 
 

@@ -16,6 +16,7 @@ from serve.web.openapi import document
 DOCUMENT = document()
 VERBS = ("get", "head", "post", "delete")
 JSON, NDJSON, EVENTS = "application/json", "application/x-ndjson", "text/event-stream"
+BYTES = "application/octet-stream"
 
 
 class Said(NamedTuple):
@@ -41,7 +42,7 @@ def operations() -> Iterator[tuple[str, str]]:
 def template(path: str) -> str | None:
     """The document's path that an actual one is of."""
     for known in DOCUMENT["paths"]:
-        inner = ".+" if known.startswith("/v1/models/") else "[^/]+"
+        inner = "(?s:.+)" if known.startswith("/v1/models/") else "[^/]+"
         if re.fullmatch(re.sub(r"\\{\w+\\}", inner, re.escape(known)), path):
             return str(known)
     return None
@@ -120,6 +121,8 @@ def answer_faults(verb: str, path: str, said: Said) -> list[str]:
 
 def _values(said: Said) -> Iterator[Any]:
     """What is told, piece by piece. Raises `ValueError` for what is not of its type."""
+    if said.media == BYTES:
+        return
     text = said.body.decode()
     if said.media == JSON:
         yield json.loads(text)
