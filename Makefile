@@ -32,12 +32,13 @@ dev: $(VENV)/.dev ## setup, and what tests and checks need
 run: setup ## Rayllama on 127.0.0.1:8000 (another config: make run CONFIG=configs/chatbot.yaml)
 	@$(BIN)/rayllama up $(CONFIG)
 
-check: dev ## format, lint, types, import contracts, schema, locks
+check: dev ## format, lint, types, import contracts, schemas, locks
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/rayllama schema | diff -u configs/schema.json - || { echo "run: make schema" >&2; exit 1; }
+	$(BIN)/rayllama openapi | diff -u configs/openapi.json - || { echo "run: make schema" >&2; exit 1; }
 	@! grep -nE 'https?:|--(extra-)?index|--find-links| @ ' requirements.lock requirements-dev.lock
 
 test: check ## check, and every test that a change must pass
@@ -56,9 +57,11 @@ fix: dev ## format, and lint faults that fix themselves
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: setup ## configs/schema.json and the README's tables anew from the code
+schema: setup ## configs/schema.json, openapi.json and the README's tables anew from the code
 	$(BIN)/rayllama schema > configs/schema.json.new
 	mv configs/schema.json.new configs/schema.json
+	$(BIN)/rayllama openapi > configs/openapi.json.new
+	mv configs/openapi.json.new configs/openapi.json
 	$(BIN)/rayllama schema --into README.md
 	$(BIN)/rayllama fields --into README.md
 

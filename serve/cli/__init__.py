@@ -1,5 +1,5 @@
 """The `rayllama` command: `up` and `down`, `check`, `schema`, `fields`, `key`, `bench`, `cache`,
-`conformance`, `fleet`.
+`conformance`, `fleet`, `openapi`.
 
 Quick to import: neither Ray nor an engine is loaded by a command that doesn't need it.
 Exit status: 0 done, 1 failed while running, 2 refused (the config, the machine, the arguments).
@@ -12,7 +12,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from serve.cli import bench, cache, conformance, fields, fleet, schema
+from serve.cli import bench, cache, conformance, fields, fleet, openapi, schema
 from serve.cli.child import LOCAL
 from serve.cli.deployfile import find, load, remarks
 from serve.cli.up import down, up
@@ -76,6 +76,7 @@ def _parser() -> ArgumentParser:
     conformance.add_to(commands)
     fields.add_to(commands)
     fleet.add_to(commands)
+    openapi.add_to(commands)
     return parser
 
 

@@ -18,7 +18,6 @@ from serve.embedded.layers import (
     text_layer,
 )
 from serve.embedded.manifests import Layer
-from serve.embedded.orders import CreateRequest
 from serve.embedded.pulling import pulled
 from serve.embedded.replies import Line, Reply, progress
 from serve.embedded.templates import accepted
@@ -26,6 +25,7 @@ from serve.errors import BadRequest, EngineError, NotFound
 from serve.wire.names import INVALID, canonical
 from serve.wire.native import decode
 from serve.wire.options import Options
+from serve.wire.orders import CreateRequest
 
 _QUANTIZATIONS = ("F32", "F16", "Q4_K_S", "Q4_K_M", "Q8_0")
 

@@ -8,11 +8,11 @@ from serve.embedded.blobs import Writing, digest_of
 from serve.embedded.engine import Engine, Request
 from serve.embedded.layers import manifest_of, on_disk
 from serve.embedded.models import LocalModel
-from serve.embedded.orders import CopyRequest, DeleteRequest
 from serve.embedded.replies import Reply, Whole
 from serve.errors import BadRequest, EngineError, NotFound
 from serve.wire.names import canonical
 from serve.wire.native import decode, quoted
+from serve.wire.orders import CopyRequest, DeleteRequest
 
 _PIECE = 1 << 20
 

@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator
 from serve.embedded.engine import Engine, Request
 from serve.embedded.layers import on_disk
 from serve.embedded.manifests import Layer, Manifest
-from serve.embedded.orders import PullRequest
 from serve.embedded.registry import MismatchError, Registry
 from serve.embedded.replies import Line, Reply, progress
 from serve.errors import BadRequest, EngineError
 from serve.wire.names import INVALID, Name, canonical, parse
 from serve.wire.native import decode
+from serve.wire.orders import PullRequest
 
 _EVERY_S = 0.06
 _VERIFYING = {"status": "verifying sha256 digest"}

@@ -6,12 +6,12 @@ from contextlib import aclosing
 from serve.embedded.engine import Engine, Request
 from serve.embedded.layers import manifest_of, on_disk
 from serve.embedded.manifests import Layer, Manifest
-from serve.embedded.orders import PushRequest
 from serve.embedded.replies import Line, Reply, progress
 from serve.embedded.uploading import Upstream
 from serve.errors import BadRequest, EngineError
 from serve.wire.names import INVALID, REQUIRED, canonical, parse
 from serve.wire.native import decode
+from serve.wire.orders import PushRequest
 
 
 async def push(engine: Engine, request: Request) -> Reply:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve.cache.explain import Asking, explain
 from serve.cache.key import KEY_BYTES
 from serve.cache.service import AnswerCache
-from serve.errors import BadRequest, CacheUnavailable, Forbidden, RayllamaError
+from serve.errors import BadRequest, CacheUnavailable, Forbidden, RayllamaError, Unforeseen
 from serve.ports import Clock
 from serve.web.body import ClientGone, read_body
 from serve.web.dialects import Asked
@@ -28,7 +28,7 @@ from serve.web.exchange import Exchange
 from serve.web.failure import failure
 from serve.web.identity import Directory
 from serve.web.origin import Hosts
-from serve.web.reply import Reply
+from serve.web.reply import Begun, Reply
 from serve.web.requests import requests_of
 from serve.wire.errors import native_body
 from serve.wire.names import canonical
@@ -68,15 +68,21 @@ class AdminGate:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
+        sending = Begun(send)
         try:
             self._admit(dict(scope["headers"]))
-            await self._router(scope, receive, send)
+            await self._router(scope, receive, sending)
         except CacheUnavailable as error:
             await Reply(503, JSON, native_body(error)).send(send)
         except RayllamaError as error:
             await failure(error, scope["path"]).send(send)
         except ClientGone:
             return
+        except Exception:  # the last resort: whatever it is, the caller gets an answer
+            log.exception("unforeseen: %s %s", scope["method"], scope["path"])
+            if sending.has_begun:
+                raise
+            await failure(Unforeseen("internal error; the log has more"), "").send(send)
 
     def _admit(self, headers: Mapping[bytes, bytes]) -> None:
         """Raises `Forbidden` or `Unauthorized`."""
@@ -260,7 +266,7 @@ async def read(services: AdminServices, scope: Scope, receive: Receive, kind: ty
     body = await read_body(receive, dict(scope["headers"]), services.max_body_bytes)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BadRequest(str(error)) from error
 
 

@@ -19,7 +19,7 @@ from serve.web.exchange import LARGE_BYTES, Exchange
 from serve.web.failure import failure
 from serve.web.meter import Verdict
 from serve.web.packed import is_packed, unpacked
-from serve.web.reply import CACHE_HEADER, Header, Reply
+from serve.web.reply import CACHE_HEADER, Begun, Header, Reply
 from serve.web.routes import INFERENCE, PACKED
 from serve.web.services import Services
 
@@ -75,12 +75,18 @@ class Gateway:
             exchange = Exchange(scope["path"], headers, scope["request_id"], receive, send)
             await self._infer(scope, exchange)
             return
+        sending = Begun(send)
         try:
-            await self._router(scope, receive, send)
+            await self._router(scope, receive, sending)
         except RayllamaError as error:
             await failure(error, scope["path"]).send(send)
         except ClientGone:
             return
+        except Exception:  # the last resort, as in `_infer`
+            log.exception("id=%s: unforeseen", scope["request_id"])
+            if sending.has_begun:
+                raise
+            await failure(_unforeseen(scope["request_id"]), scope["path"]).send(send)
 
     async def _infer(self, scope: Scope, exchange: Exchange) -> None:
         """One inference request, counted and logged whatever becomes of it."""
@@ -101,8 +107,7 @@ class Gateway:
             log.exception("id=%s: unforeseen", exchange.request_id)
             if exchange.status:  # too late for another: the connection is cut
                 raise
-            text = f"internal error; the log has more under {exchange.request_id}"
-            await self._fail(exchange, Unforeseen(text))
+            await self._fail(exchange, _unforeseen(exchange.request_id))
         finally:
             services.meter.in_flight -= 1
             services.journal.close(exchange)
@@ -186,6 +191,10 @@ class Gateway:
             await Reply(204, b"", b"", headers=more, length=False).send(send)
             return None
         return _with_headers(send, services.origins.headers(origin)) if origin else send
+
+
+def _unforeseen(request_id: str) -> Unforeseen:
+    return Unforeseen(f"internal error; the log has more under {request_id}")
 
 
 def _joined(raw: Sequence[Header]) -> dict[bytes, bytes]:

@@ -128,8 +128,8 @@ class Show:
 def _one(tags: bytes, name: str) -> bytes:
     try:
         return openai.model_one(tags, name)
-    except NotFound as error:
-        raise EngineRefused(404, str(error)) from error
+    except (NotFound, BadRequest) as error:  # Ollama's model side says it, in that form
+        raise EngineRefused(error.status, str(error)) from error
 
 
 def tags(services: Services) -> Merged:

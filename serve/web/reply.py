@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from starlette.types import Send
+from starlette.types import Message, Send
 
 Header = tuple[bytes, bytes]
 
@@ -42,6 +42,19 @@ class Reply:
             }
         )
         await send({"type": "http.response.body", "body": b"" if head else self.body})
+
+
+class Begun:
+    """A `send` that knows whether an answer has begun, so that no second one is sent."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        """Pass a message on."""
+        self.has_begun = True
+        await self._send(message)
 
 
 async def start(send: Send, status: int, headers: Sequence[Header]) -> None:

@@ -21,6 +21,7 @@ from serve.web.blobs import Blobs
 from serve.web.catalogue import Passed
 from serve.web.dialects import BY_PATH
 from serve.web.infer import Infer
+from serve.web.openapi import openapi
 from serve.web.probes import Readyz, healthz, running
 from serve.web.reply import Reply
 from serve.web.services import Services
@@ -63,6 +64,7 @@ def table(services: Services) -> list[BaseRoute]:
         Verbs("/", running, _READ),
         Verbs("/healthz", healthz, _READ),
         Verbs("/readyz", Readyz(services), _READ),
+        Verbs("/openapi.json", openapi, _READ),
         Verbs("/api/version", passed("/api/version"), _READ),
         Verbs("/api/tags", listed, _READ),
         Verbs("/api/ps", merged.ps(services), ("GET",)),

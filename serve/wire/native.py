@@ -3,7 +3,7 @@
 Fields that are not known here survive, in `request.raw` and as pydantic's extra fields.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -25,7 +25,8 @@ __all__ = [
 
 FOR_EVER = -1.0
 _LARGEST_S = ((1 << 63) - 1) / 1e9
-_LEVELS = ("high", "medium", "low", "max")
+Level = Literal["high", "medium", "low", "max"]
+_LEVELS = get_args(Level)
 _CHOICE = '"high", "medium", "low", "max", true, or false'
 
 
@@ -88,14 +89,14 @@ def _plain(node: Node) -> object:
 
 KeepAlive = Annotated[
     float | None,
-    BeforeValidator(keep_alive_s),
+    BeforeValidator(keep_alive_s, json_schema_input_type=float | str | None),
     Unmarshaler(
         "api.Duration", Parsed("api.Duration", lambda node: keep_alive_s(_plain(node)), AnyValue())
     ),
 ]
 Think = Annotated[
     bool | str | None,
-    BeforeValidator(think_value),
+    BeforeValidator(think_value, json_schema_input_type=bool | Level | None),
     Unmarshaler(
         "api.ThinkValue", Parsed("api.ThinkValue", lambda node: think_value(_plain(node)), Raw())
     ),

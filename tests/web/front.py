@@ -39,6 +39,7 @@ class Front:
         auth: AuthSettings = AuthSettings(),  # noqa: B008 - frozen
         answers: AnswerCache | None = None,
         now: Clock = time,
+        max_body_bytes: int = 1000,
     ) -> None:
         self.pool: Pool = ScriptedPool(script) if isinstance(script, Sequence) else script
         self.meter = Meter()
@@ -53,7 +54,7 @@ class Front:
                 meter=self.meter,
                 journal=Journal(self.meter, 1.0, random.Random(1)),
                 now=now,
-                max_body_bytes=1000,
+                max_body_bytes=max_body_bytes,
                 deadline_s=deadline_s,
             )
         )

@@ -473,3 +473,36 @@ async def test_a_pause_is_told() -> None:
         assert await behind.told("POST", "/admin/cache/resume") == {"is_paused": False}
         assert (await behind.explain(CHAT))["verdict"] == "hit"
         assert (await behind.stats())["total"]["is_paused"] is False
+
+
+@pytest.mark.parametrize(
+    "body", [b"\xff", b'"\xff"', b'{"body":' + b"[" * 9_000, b'{"model": 1}', b"nope"]
+)
+async def test_a_body_that_is_none_is_refused(body: bytes) -> None:
+    async with back() as behind:
+        for path in (EXPLAIN, "/admin/cache/purge", "/admin/cache/export"):
+            caller = await behind.ask("POST", path, body)
+            assert (caller.status, caller.headers[b"content-type"]) == (400, JSON.encode())
+            assert json.loads(caller.body)["error"]
+
+
+async def test_what_nobody_foresaw_is_an_error_as_any_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fails() -> dict[str, Any]:
+        raise ZeroDivisionError("a fault")
+
+    async with back() as behind:
+        services = AdminServices(
+            behind.answers,
+            Directory(AuthSettings()),
+            Hosts(loopback=True),
+            behind.now,
+            max_body_bytes=10,
+            pools=[fails],
+        )
+        caller = Caller("GET", "/admin/fleet")
+        await caller.run(create_admin(services))
+    assert (caller.status, caller.headers[b"content-type"]) == (500, JSON.encode())
+    assert json.loads(caller.body) == {"error": "internal error; the log has more"}
+    assert "ZeroDivisionError" in caplog.text

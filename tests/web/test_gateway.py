@@ -238,3 +238,50 @@ async def test_no_answer_is_compressed() -> None:
     got = await front.post("/api/chat", b'{"model":"m"}', accept_encoding="gzip, br, zstd")
     assert got.body == line("hi", done=True)
     assert b"content-encoding" not in got.headers
+
+
+async def test_a_name_that_is_none_is_refused_as_the_models_side_does() -> None:
+    front = Front([JSON, TAGS, Tail("", "", "")])
+    got = await front.ask("GET", "/v1/models/a b")
+    assert (got.status, got.headers[b"content-type"]) == (400, b"application/json")
+    assert got.body == (
+        b'{"error":{"message":"invalid model name","type":"invalid_request_error",'
+        b'"param":null,"code":null}}\n'
+    )
+
+
+@pytest.mark.parametrize("path", ["/api/tags", "/v1/models"])
+async def test_what_nobody_foresaw_is_an_error_of_the_routes_dialect(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    got = await Front([ZeroDivisionError("a fault")]).ask("GET", path)
+    assert got.status == 500
+    error = json.loads(got.body)["error"]
+    text = error["message"] if path.startswith("/v1/") else error
+    request_id = got.headers[b"x-request-id"].decode()
+    assert text == f"internal error; the log has more under {request_id}"
+    assert f"id={request_id}: unforeseen" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_nobody_foresaw_after_the_first_byte_cuts_the_connection() -> None:
+    caller = Caller("POST", "/api/pull", b"{}")
+    front = Front([NDJSON, b'{"status":"pulling manifest"}\n', ZeroDivisionError("a fault")])
+    with pytest.raises(ExceptionGroup):
+        await caller.run(front.app)
+    assert [message["type"] for message in caller.sent].count("http.response.start") == 1
+    assert not caller.is_whole
+
+
+@pytest.mark.parametrize("body", [b"\xff", b'"\xff"', b"[" * 20_000, b"nope", b"[]"])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/api/copy"), ("DELETE", "/api/delete"), ("POST", "/api/pull")]
+)
+async def test_what_is_wrong_with_a_change_the_engine_says(
+    method: str, path: str, body: bytes
+) -> None:
+    refused = b'{"error":"invalid character"}'
+    front = Front([Head(400, JSON.content_type), refused], max_body_bytes=50_000)
+    got = await front.ask(method, path, body)
+    assert (got.status, got.body) == (400, refused)
+    assert [call.body for call in front.pool.calls] == [body]
