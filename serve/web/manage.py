@@ -286,7 +286,7 @@ def understood(body: bytes) -> dict[str, Any]:
     """As much of a request as we need; what is wrong with it the engine says, in its own words."""
     try:
         decoded = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except ValueError:  # no JSON, or no UTF-8
         return {}
     if not isinstance(decoded, dict):
         return {}
