@@ -35,6 +35,8 @@ def unpacked(body: bytes, limit: int) -> bytes:
     while rest:
         if len(parts) == _MAX_FRAMES:
             raise BadEncoding(f"more than {_MAX_FRAMES} zstd frames")
+        if len(rest) < len(_MAGIC):
+            raise BadEncoding("unexpected EOF")
         if not (rest.startswith(_MAGIC) or rest[1:4] == _SKIPPED):
             raise BadEncoding("invalid input: magic number mismatch")
         frame = ZstdDecompressor(options={DecompressionParameter.window_log_max: _WINDOW_LOG})
