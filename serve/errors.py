@@ -3,6 +3,8 @@
 RayllamaError
 ├── ClientError                   the request is wrong; the same bytes fail again
 │   ├── BadRequest           400  a body, name or option that Ollama refuses
+│   │   └── BadEncoding      400  a body that is not zstd, though it says so
+│   ├── CloudDisabled        403  a model of Ollama's cloud
 │   ├── Unauthorized         401  no key, or an unknown one
 │   ├── Forbidden            403  a key without the right, a refused Origin
 │   ├── NotFound             404  no such model
@@ -30,6 +32,7 @@ from typing import ClassVar, Literal
 Fault = Literal["client", "capacity", "engine", "cache", "operator", "ours"]
 
 SERVER_BUSY = "server busy, please try again.  maximum pending requests exceeded"
+NO_CLOUD = "ollama cloud is disabled: "
 RUNNER_DIED = "an error was encountered while running the model: unexpected EOF"
 RUNNER_GONE = (
     "model runner has unexpectedly stopped, this may be due to resource limitations "
@@ -58,6 +61,22 @@ class BadRequest(ClientError):
     """A body, a name or an option that Ollama refuses."""
 
     code: ClassVar[str] = "bad_request"
+
+
+class BadEncoding(BadRequest):
+    """A body that is not in the encoding it says it is in: refused before any dialect is known."""
+
+    code: ClassVar[str] = "bad_encoding"
+
+
+class CloudDisabled(ClientError):
+    """A model of Ollama's cloud, of which this server has none."""
+
+    code: ClassVar[str] = "cloud_disabled"
+    status = 403
+
+    def __init__(self, operation: str = "remote model is unavailable") -> None:
+        super().__init__(f"{NO_CLOUD}{operation}")
 
 
 class Unauthorized(ClientError):

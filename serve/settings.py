@@ -409,7 +409,8 @@ class IngressSettings(Section):
     """How long a request may wait for its first byte, then 504; null: as long as it takes."""
 
     origins: list[str] = []
-    """Origins allowed beside Ollama's own (localhost, app://, …); `*` allows all."""
+    """Origins allowed beside Ollama's own (localhost, app://, …), such as `chrome-extension://*`: a
+    `*` stands for anything."""
 
     allow_public: bool = False
     """Listening beyond loopback without `auth.keys` is refused unless this says it is meant."""

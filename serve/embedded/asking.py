@@ -9,6 +9,7 @@ from typing import Any
 
 from serve.embedded.gguf_facts import float32
 from serve.embedded.loaded import Loaded
+from serve.embedded.schemas import conversion_fault
 from serve.errors import EngineInvalid, EngineRefused
 from serve.wire.messages import ImageData, Message, Tool
 from serve.wire.native import quoted
@@ -85,11 +86,18 @@ def sendable(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def schema_of(question: Question) -> Mapping[str, Any] | str | None:
-    """A JSON schema, "json" for any object, or None; `EngineInvalid` is raised for other things."""
+    """A JSON schema, "json" for any object, or None.
+
+    Raises `EngineInvalid` for other things, and `EngineRefused` for a schema that Ollama's
+    llama.cpp refuses.
+    """
     wanted = question.format
     if wanted in (None, ""):
         return None
     if isinstance(wanted, dict):
+        fault = conversion_fault(wanted)
+        if fault is not None:
+            raise EngineRefused(400, _as_llama_says(fault))
         return wanted
     if wanted == "json":
         return "json"
@@ -99,6 +107,13 @@ def schema_of(question: Question) -> Mapping[str, Any] | str | None:
     )
 
 
+def _as_llama_says(fault: str) -> str:
+    """The body of llama.cpp's answer, which Ollama passes on as the text of its own."""
+    message = f"Field 'json_schema': \"json_schema\": {fault}"
+    error = {"code": 400, "message": message, "type": "invalid_request_error"}
+    return json.dumps({"error": error}, ensure_ascii=False, separators=(",", ":"))
+
+
 def chat_body(messages: Sequence[Message], question: Question) -> dict[str, Any]:
     """What a runner's chat template is given: messages, tools, and whether to think.
 
@@ -106,9 +121,7 @@ def chat_body(messages: Sequence[Message], question: Question) -> dict[str, Any]
     """
     body: dict[str, Any] = {"messages": [_message(message) for message in _merged(messages)]}
     if question.tools:
-        body["tools"] = [
-            tool.model_dump(by_alias=True, exclude_unset=True) for tool in question.tools
-        ]
+        body["tools"] = [_tool(tool) for tool in question.tools]
     if question.think is not None:
         thinking: dict[str, Any] = {"enable_thinking": bool(question.think)}
         if isinstance(question.think, str):
@@ -200,6 +213,13 @@ def _merged(messages: Sequence[Message]) -> list[Message]:
         else:
             merged.append(message)
     return merged
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    """A tool with the type and the name that llama.cpp insists on; Ollama takes it without."""
+    given = tool.model_dump(by_alias=True, exclude_unset=True)
+    function = {"name": ""} | given.get("function", {})
+    return given | {"type": "function", "function": function}
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Iterable
+from dataclasses import replace
 from typing import Any
 
 from serve.embedded import thoughts
@@ -89,19 +90,46 @@ async def _lines(
 async def _pieces(
     loaded: Loaded, question: Question, messages: list[Message]
 ) -> AsyncGenerator[Piece, None]:
-    """From llama.cpp's own chat where it has something to parse, else from a plain prompt."""
-    has_tags = thoughts.has_tags(loaded.model.template)
-    images = [base64_of(image) for message in messages for image in message.images]
-    prompt = await rendered(loaded, messages, question)
-    if not images and (question.tools or (question.think and not has_tags)):
-        source = converse(loaded, messages, question)
-    else:
-        source = complete(loaded, prompt, question, images)
-    if question.think and has_tags:
+    """The answer; thoughts before an answer in a format are free of it, as in Ollama.
+
+    Where text follows them the model is asked again, with these thoughts, for text in the format.
+    Without thoughts the text stays free too.
+    """
+    thought, is_bound = "", False
+    is_first = bool(question.think and question.format and _has_tags(loaded))
+    first = replace(question, format=None) if is_first else question
+    prompt = await rendered(loaded, messages, first)
+    source = _answered(loaded, messages, first, prompt)
+    if question.think and _has_tags(loaded):
         source = thoughts.apart(source, prompt)
     async with contextlib.aclosing(source):
         async for piece in source:
+            thought += piece.thinking
+            is_bound = bool(is_first and thought and piece.text)
+            if is_bound:
+                yield replace(piece, text="", final=None)
+                break
             yield piece
+    if is_bound:
+        messages = [*messages, Message(role="assistant", thinking=thought)]
+        prompt = await rendered(loaded, messages, question)
+        async with contextlib.aclosing(_answered(loaded, messages, question, prompt)) as source:
+            async for piece in source:
+                yield piece
+
+
+def _answered(
+    loaded: Loaded, messages: list[Message], question: Question, prompt: str
+) -> AsyncGenerator[Piece, None]:
+    """From llama.cpp's own chat where it has something to parse, else from a plain prompt."""
+    images = [base64_of(image) for message in messages for image in message.images]
+    if not images and (question.tools or (question.think and not _has_tags(loaded))):
+        return converse(loaded, messages, question)
+    return complete(loaded, prompt, question, images)
+
+
+def _has_tags(loaded: Loaded) -> bool:
+    return thoughts.has_tags(loaded.model.template)
 
 
 def _ended(reason: str) -> Line:

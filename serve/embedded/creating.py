@@ -75,6 +75,8 @@ async def _lines(engine: Engine, name: str, asked: CreateRequest) -> AsyncGenera
 
 def _refuse(asked: CreateRequest) -> None:
     """Raises what is wrong with a request before anything is done for it."""
+    if not asked.base and not asked.files:
+        raise BadRequest("neither 'from' or 'files' was specified")
     if asked.quantize:
         kind = asked.quantize.upper()
         if kind not in _QUANTIZATIONS:
@@ -85,8 +87,6 @@ def _refuse(asked: CreateRequest) -> None:
         raise BadRequest("the embedded engine doesn't quantize: create from a GGUF that is")
     if asked.adapters:
         raise BadRequest("the embedded engine takes no adapters")
-    if not asked.base and not asked.files:
-        raise BadRequest("neither 'from' or 'files' was specified")
 
 
 async def _based(engine: Engine, base: str) -> list[Layer]:
@@ -107,7 +107,7 @@ def _uploaded(blobs: Blobs, asked: CreateRequest) -> Layer:
     """The weights among the files. Raises `EngineError`, and `BadRequest` for a bad digest."""
     if len(asked.files) != 1:
         raise BadRequest("the embedded engine makes models of one GGUF file")
-    (digest,) = map(str, asked.files.values())
+    (digest,) = asked.files.values()
     path = blobs.existing(digest)
     try:
         gguf_facts.read(path)

@@ -12,7 +12,7 @@ from serve.embedded.models import LocalModel
 from serve.embedded.process import Launch
 from serve.embedded.scheduler import Scheduler
 from serve.embedded.shelf import Shelf
-from serve.errors import BadRequest, NotFound
+from serve.errors import BadRequest, CloudDisabled, NotFound
 from serve.wire import names
 from serve.wire.options import Options
 
@@ -113,13 +113,22 @@ class Request:
         }
 
 
-async def named(engine: Engine, name: str, *, unnamed: BadRequest | NotFound) -> LocalModel | None:
+async def named(
+    engine: Engine,
+    name: str,
+    *,
+    unnamed: BadRequest | NotFound,
+    in_cloud: str = "remote model is unavailable",
+) -> LocalModel | None:
     """The model that a request names; None if there is none.
 
-    Raises `unnamed` for an empty name, `BadRequest` for one that Ollama refuses.
+    Raises `unnamed` for an empty name, `BadRequest` for one that Ollama refuses, and
+    `CloudDisabled`, with what is unavailable, for a model of the cloud.
     """
     try:
         canonical = names.canonical(name)
     except BadRequest as error:
         raise (unnamed if str(error) == names.REQUIRED else error) from None
+    if names.is_cloud(name):
+        raise CloudDisabled(in_cloud)
     return await engine.shelf.find(canonical)

@@ -93,7 +93,7 @@ async def _lines(
     said: list[str] = []
     source = _noted(complete(loaded, prompt, question, images), said)
     if question.think and not asked.raw_mode:
-        source = thoughts.apart(source, prompt)
+        source = thoughts.apart(source, prompt, every=True)
     async with contextlib.aclosing(source) as pieces:
         async for piece in pieces:
             line = head_of(asked.model) | _text(piece)

@@ -10,7 +10,7 @@ from serve.embedded.layers import manifest_of, on_disk
 from serve.embedded.models import LocalModel
 from serve.embedded.replies import Reply, Whole
 from serve.errors import BadRequest, EngineError, NotFound
-from serve.wire.names import canonical
+from serve.wire.names import REQUIRED, canonical
 from serve.wire.native import decode, quoted
 from serve.wire.orders import CopyRequest, DeleteRequest
 
@@ -22,6 +22,8 @@ async def copy(engine: Engine, request: Request) -> Reply:
     asked = decode(request.body, CopyRequest)
     source = _valid(asked.source, f"source {quoted(asked.source)} is invalid")
     target = _valid(asked.destination, f"destination {quoted(asked.destination)} is invalid")
+    if source == target:  # whether it is there or not
+        return Whole(200)
     model = await engine.shelf.find(source)
     if model is None:
         raise NotFound(f"model {quoted(asked.source)} not found")
@@ -35,6 +37,8 @@ async def delete(engine: Engine, request: Request) -> Reply:
     Raises what the client is told, as `RayllamaError`.
     """
     asked = decode(request.body, DeleteRequest)
+    if not asked.target:
+        raise BadRequest(REQUIRED)
     name = _valid(asked.target, f"name {quoted(asked.target)} is invalid")
     model = await engine.shelf.find(name)
     if not await on_disk(engine.shelf.library.manifests.delete, name):

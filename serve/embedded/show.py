@@ -49,7 +49,12 @@ async def show(engine: Engine, request: Request) -> Reply:
     """One model in full. Raises what the client is told, as `RayllamaError`."""
     asked = decode(request.body, ShowRequest)
     name = asked.model or asked.name
-    model = await named(engine, name, unnamed=BadRequest(REQUIRED))
+    model = await named(
+        engine,
+        name,
+        unnamed=BadRequest(REQUIRED),
+        in_cloud="remote model details are unavailable",
+    )
     if model is None:
         raise NotFound(f"model '{short(name)}' not found")
     facts = model.facts

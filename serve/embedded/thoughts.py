@@ -14,10 +14,14 @@ def has_tags(template: str) -> bool:
     return _OPEN in template and _CLOSE in template
 
 
-async def apart(pieces: AsyncGenerator[Piece, None], prompt: str) -> AsyncGenerator[Piece, None]:
+async def apart(
+    pieces: AsyncGenerator[Piece, None], prompt: str, *, every: bool = False
+) -> AsyncGenerator[Piece, None]:
     """The pieces of the answer to `prompt` with thoughts and text told apart.
 
-    Where llama.cpp has told them apart already, it is believed.
+    Where llama.cpp has told them apart already, it is believed. A piece of which all is held back
+    is told of if `every` one is to be, as by Ollama's generate; its chat drops these, and their log
+    probabilities with them.
     """
     thoughts: Thoughts | None = Thoughts.after(prompt)
     async with aclosing(pieces):
@@ -28,7 +32,7 @@ async def apart(pieces: AsyncGenerator[Piece, None], prompt: str) -> AsyncGenera
                 yield piece
                 continue
             thinking, text = thoughts.split(piece.text, last=piece.final is not None)
-            if thinking or text or piece.logprobs or piece.final:
+            if every or thinking or text or piece.final:
                 yield replace(piece, text=text, thinking=thinking)
 
 

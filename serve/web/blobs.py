@@ -12,13 +12,15 @@ from contextlib import aclosing
 
 from starlette.types import Receive, Scope, Send
 
-from serve.errors import BadRequest, BodyTooLarge
+from serve.errors import BadRequest, BodyTooLarge, NotFound
 from serve.ports import Member
 from serve.web.asking import Ask
 from serve.web.body import ClientGone
+from serve.web.failure import failure
 from serve.web.manage import admin_only
 from serve.web.reply import Reply
 from serve.web.services import Services
+from serve.wire.native import quoted
 
 PIECE_BYTES = 4 << 20
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
@@ -44,7 +46,9 @@ class Blobs:
         lacking = [store for store, head in zip(stores, heads, strict=True) if head.status == 404]
         failed = [head for head in heads if head.status not in (200, 404)]
         if failed or scope["method"] == "HEAD":
-            reply = failed[0] if failed else Reply(404 if lacking else 200, b"", b"")
+            reply = failed[0] if failed else Reply(_THERE, b"", b"")
+            if lacking and not failed:
+                reply = failure(NotFound(f"blob {quoted(digest)} not found"), scope["path"])
             await reply.send(send, head=scope["method"] == "HEAD")
         elif not lacking:
             await Reply(_THERE, b"", b"").send(send)

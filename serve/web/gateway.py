@@ -34,11 +34,11 @@ class Gateway:
     """The ASGI application that Serve calls."""
 
     def __init__(
-        self, services: Services, router: ASGIApp, verbs: Callable[[Scope], bytes]
+        self, services: Services, router: ASGIApp, other_verbs: Callable[[Scope], bytes]
     ) -> None:
         self._services = services
         self._router = router
-        self._verbs = verbs
+        self._other_verbs = other_verbs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer from the near cache, or hand on to the router."""
@@ -171,26 +171,36 @@ class Gateway:
         return True
 
     async def _admit(self, scope: Scope, headers: dict[bytes, bytes], send: Send) -> Send | None:
-        """Apply the rules for Host and Origin; None when the request has been answered here."""
+        """Apply the rules for Origin, then Host; None when the request has been answered here.
+
+        As in Ollama: a preflight ends with the first, any other OPTIONS only where the Host is a
+        name of this machine, else it is a verb like others. What hasn't that verb says `Allow`,
+        whoever answers.
+        """
         services = self._services
         host = headers.get(b"host", b"")
         origin = headers.get(b"origin", b"")
         if origin in (b"http://" + host, b"https://" + host):
             origin = b""  # a page of our own is not a stranger
-        preflight = scope["method"] == "OPTIONS"
-        allow: list[Header] = []
-        if preflight and (verbs := self._verbs(scope)):
-            allow.append((b"allow", verbs))
-        if (origin and not services.origins.allows(origin)) or not (
-            (origin and preflight) or services.hosts.allows(host)
-        ):
-            await Reply(403, b"", b"", headers=allow).send(send)
+        is_options = scope["method"] == "OPTIONS"
+        others = self._other_verbs(scope)
+        more: list[Header] = [(b"allow", others)] if others else []
+        if origin and not services.origins.allows(origin):
+            await Reply(403, b"", b"", headers=more).send(send)
             return None
-        if preflight:
-            more = [*allow, *(services.origins.preflight(origin) if origin else ())]
+        if origin and is_options:
+            more += services.origins.preflight(origin)
             await Reply(204, b"", b"", headers=more, length=False).send(send)
             return None
-        return _with_headers(send, services.origins.headers(origin)) if origin else send
+        if origin:
+            send = _with_headers(send, services.origins.headers(origin))
+        if not services.hosts.allows(host):
+            await Reply(403, b"", b"", headers=more).send(send)
+            return None
+        if is_options and services.hosts.names(host):
+            await Reply(204, b"", b"", headers=more, length=False).send(send)
+            return None
+        return send
 
 
 def _unforeseen(request_id: str) -> Unforeseen:

@@ -286,7 +286,7 @@ def understood(body: bytes) -> dict[str, Any]:
     """As much of a request as we need; what is wrong with it the engine says, in its own words."""
     try:
         decoded = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or nested too deeply
         return {}
     if not isinstance(decoded, dict):
         return {}

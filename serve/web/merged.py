@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from serve.errors import BadRequest, EngineRefused, NotFound
+from serve.errors import BadRequest, CloudDisabled, EngineRefused, NotFound
 from serve.ports import Member
 from serve.web.asking import Ask
 from serve.web.body import read_body
@@ -18,7 +18,7 @@ from serve.web.reply import Reply
 from serve.web.services import Services
 from serve.wire import openai
 from serve.wire.frames import error_text
-from serve.wire.names import canonical
+from serve.wire.names import canonical, is_cloud
 
 _JSON = b"application/json; charset=utf-8"
 _NOTHING = b'{"models":[]}'
@@ -129,6 +129,8 @@ def _one(tags: bytes, name: str) -> bytes:
     try:
         return openai.model_one(tags, name)
     except (NotFound, BadRequest) as error:  # Ollama's model side says it, in that form
+        if isinstance(error, NotFound) and is_cloud(name):
+            raise CloudDisabled("remote model details are unavailable") from None
         raise EngineRefused(error.status, str(error)) from error
 
 

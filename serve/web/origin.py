@@ -1,7 +1,8 @@
 """Which browsers' pages may call, and under which host names: Ollama's rules, ended here.
 
 Allowed origins by default are those of Ollama (envconfig.AllowedOrigins): localhost, 127.0.0.1 and
-0.0.0.0 on any port, and the schemes of desktop apps and editors; `ingress.origins` adds to them.
+0.0.0.0 on any port, and the schemes of desktop apps and editors; `ingress.origins` adds to them, as
+`OLLAMA_ORIGINS` does there: a `*` within one stands for anything.
 While listening on loopback only, the Host header must name this machine (server/routes.go,
 allowedHostsMiddleware), so that a page can't reach it by rebinding a name of its own.
 """
@@ -21,10 +22,13 @@ _SCHEMES = (
     "tauri://",
     "vscode-webview://",
     "vscode-file://",
-    "chrome-extension://",
-    "moz-extension://",
-    "safari-web-extension://",
 )
+"""Extensions of browsers are none of them: Ollama wants these configured."""
+_PRIVATE = [
+    ipaddress.ip_network(network)
+    for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+]
+"""What Go calls private; Python's `is_private` says it of more."""
 _HOST_SUFFIXES = (".localhost", ".local", ".internal")
 _ALLOW_HEADERS = (
     b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,"
@@ -40,11 +44,14 @@ class Origins:
 
     def __init__(self, more: Sequence[str] = ()) -> None:
         self._more = frozenset(origin.rstrip("/") for origin in more)
+        self._patterns = [origin.split("*", 1) for origin in more if "*" in origin]
 
     def allows(self, origin: bytes) -> bool:
         """Whether a page of this origin may call."""
         text = origin.decode("latin-1")
         if "*" in self._more or text in self._more:
+            return True
+        if any(text.startswith(start) and text.endswith(end) for start, end in self._patterns):
             return True
         return text.startswith(_SCHEMES) or _LOCAL.fullmatch(text) is not None
 
@@ -77,20 +84,30 @@ class Hosts:
         """Whether this Host may be answered."""
         if self._any or host in self._known:
             return True
-        allowed = self._names_this_machine(host.decode("latin-1"))
+        allowed = self.names(host) or _is_near(_plain(host))
         if allowed and len(self._known) < 64:
             self._known.add(host)
         return allowed
 
-    def _names_this_machine(self, host: str) -> bool:
-        name = _without_port(host).lower().rstrip(".")
-        if name in ("", "localhost", self._machine) or name.endswith(_HOST_SUFFIXES):
-            return True
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or address.is_private or address.is_unspecified
+    def names(self, host: bytes) -> bool:
+        """Does it say this machine's name, rather than an address? False, when any is answered."""
+        name = _plain(host)
+        is_name = name in ("", "localhost", self._machine) or name.endswith(_HOST_SUFFIXES)
+        return is_name and not self._any
+
+
+def _is_near(name: str) -> bool:
+    """An address of this machine, or of its network."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    is_private = any(address in network for network in _PRIVATE)
+    return address.is_loopback or is_private or address.is_unspecified
+
+
+def _plain(host: bytes) -> str:
+    return _without_port(host.decode("latin-1")).lower().rstrip(".")
 
 
 def _without_port(host: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from backports.zstd import DecompressionParameter, ZstdDecompressor, ZstdError
 
-from serve.errors import BadRequest, BodyTooLarge
+from serve.errors import BadEncoding, BodyTooLarge
 
 _WINDOW_LOG = 23
 _MAX_FRAMES = 16
@@ -27,16 +27,18 @@ def is_packed(headers: Mapping[bytes, bytes]) -> bool:
 def unpacked(body: bytes, limit: int) -> bytes:
     """The body, all frames of it.
 
-    Raises `BadRequest` for what is no zstd, ends too early or has too many frames, and
+    Raises `BadEncoding` for what is no zstd, ends too early or has too many frames, and
     `BodyTooLarge` as soon as there are more than `limit` bytes.
     """
     parts: list[bytes] = []
     size, rest = 0, body
     while rest:
         if len(parts) == _MAX_FRAMES:
-            raise BadRequest(f"more than {_MAX_FRAMES} zstd frames")
+            raise BadEncoding(f"more than {_MAX_FRAMES} zstd frames")
+        if len(rest) < len(_MAGIC):
+            raise BadEncoding("unexpected EOF")
         if not (rest.startswith(_MAGIC) or rest[1:4] == _SKIPPED):
-            raise BadRequest("invalid input: magic number mismatch")
+            raise BadEncoding("invalid input: magic number mismatch")
         frame = ZstdDecompressor(options={DecompressionParameter.window_log_max: _WINDOW_LOG})
         try:
             part = frame.decompress(rest, max_length=limit + 1 - size)
@@ -44,9 +46,9 @@ def unpacked(body: bytes, limit: int) -> bytes:
             if size > limit:
                 raise BodyTooLarge(f"request body too large: the limit is {limit} bytes")
             if not frame.eof:
-                raise BadRequest("unexpected EOF")
+                raise BadEncoding("unexpected EOF")
         except ZstdError:
-            raise BadRequest("failed to decompress zstd body") from None
+            raise BadEncoding("failed to decompress zstd body") from None
         parts.append(part)
         rest = frame.unused_data
     return b"".join(parts)

@@ -5,7 +5,6 @@ router (gin) does.
 """
 
 import posixpath
-import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -37,7 +36,11 @@ INFERENCE = frozenset({*ASKED, TRANSCRIPTIONS})
 PACKED = frozenset({"/v1/chat/completions", *V1})
 """Where a body may come in zstd, as in Ollama."""
 
-_READ = ("GET", "HEAD")
+_READ = ("HEAD", "GET")
+"""In the order in which Ollama's `Allow` names them."""
+
+_KEPT_IN_PATHS = "/-._~$&+,:;=@"
+"""What Go leaves as it is in the path of a URL."""
 
 
 class _Model(StringConvertor):
@@ -121,10 +124,10 @@ class Verbs(Route):
         await reply.send(send, head=scope["method"] == "HEAD")
 
 
-def verbs(routes: Sequence[BaseRoute], scope: Scope) -> bytes:
-    """The verbs of the route at this path; none if there is none."""
+def other_verbs(routes: Sequence[BaseRoute], scope: Scope) -> bytes:
+    """The verbs of the route at this path that hasn't this verb; none if there is no such route."""
     for route in routes:
-        if isinstance(route, Verbs) and route.matches(scope)[0] is not Match.NONE:
+        if isinstance(route, Verbs) and route.matches(scope)[0] is Match.PARTIAL:
             return route.allow
     return b""
 
@@ -140,19 +143,19 @@ class _Application:
 
 
 class Fallback:
-    """What no route matches: a redirect where only slashes differ, else 404."""
+    """What no route matches: a redirect where Go would send one, else 404."""
 
     def __init__(self, routes: Sequence[BaseRoute]) -> None:
         self._routes = routes
 
     async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
-        """Answer it as gin would."""
+        """Answer it as Go's router, then gin, would."""
         target, status = self._elsewhere(scope)
         if target is None:
             reply = Reply(404, b"text/plain", b"404 page not found")
             await reply.send(send, head=scope["method"] == "HEAD")
             return
-        target = quote(target)
+        target = quote(target, safe=_KEPT_IN_PATHS)
         if scope["query_string"]:
             target += "?" + scope["query_string"].decode("latin-1")
         location = [(b"location", target.encode("latin-1"))]
@@ -165,14 +168,24 @@ class Fallback:
         await reply.send(send, head=scope["method"] == "HEAD")
 
     def _elsewhere(self, scope: Scope) -> tuple[str | None, int]:
+        """The clean form of a path that isn't clean, whether or not anything is there; else the
+        route for this verb that lacks only the slash at the end."""
         path: str = scope["path"]
-        clean = re.sub("/+", "/", posixpath.normpath(path) if path else "/")
-        if path != clean and path != clean + "/" and self._knows(scope, clean):
+        escaped = scope.get("raw_path", path.encode()).decode("latin-1")  # what Go cleans
+        clean = _clean(escaped)
+        if escaped != clean and escaped.startswith("/"):
             return clean, 307
-        if path == clean + "/" and self._knows(scope, clean):
-            return clean, 301 if scope["method"] == "GET" else 307
+        bare = path.removesuffix("/")
+        if bare != path and self._answers(scope, bare):
+            return bare, 301 if scope["method"] == "GET" else 307
         return None, 404
 
-    def _knows(self, scope: Scope, path: str) -> bool:
+    def _answers(self, scope: Scope, path: str) -> bool:
         probe: dict[str, Any] = {**scope, "path": path, "root_path": ""}
-        return any(route.matches(probe)[0] is not Match.NONE for route in self._routes)
+        return any(route.matches(probe)[0] is Match.FULL for route in self._routes)
+
+
+def _clean(path: str) -> str:
+    """The path without empty and dotted parts; a slash at its end stays."""
+    clean = "/" + posixpath.normpath("/" + path).lstrip("/")
+    return clean + "/" if path.endswith("/") and clean != "/" else clean

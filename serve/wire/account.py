@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from serve.errors import BadRequest
+from serve.errors import NO_CLOUD, BadRequest
 from serve.wire.gojson import MISSING_BODY, dumps
 
 _K = 1 << 10
@@ -61,7 +61,7 @@ _SIGNED_OUT = Told(500, dumps({"error": "there was an error signing out"}))
 
 
 def _no_cloud(operation: str) -> Told:
-    return Told(403, dumps({"error": f"ollama cloud is disabled: {operation}"}))
+    return Told(403, dumps({"error": f"{NO_CLOUD}{operation}"}))
 
 
 ACCOUNT: Mapping[tuple[str, str], Told] = {

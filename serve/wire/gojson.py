@@ -31,6 +31,8 @@ MISSING_BODY = "missing request body"
 _ENDED = "unexpected end of JSON input"
 
 _START = re.compile(r"[ \t\r\n]*(?=[\[{])")
+_EARLIER = re.compile(r"\0\d+$")
+"""What `_merged` adds to a repeated key for its earlier values."""
 _LONE_SURROGATE = re.compile(
     rb"\\\\u[dD][89a-fA-F]"
     rb"|\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
@@ -119,6 +121,13 @@ def names_twice(value: object) -> bool:
         elif isinstance(item, list):
             waiting.extend(item)
     return False
+
+
+def in_order(value: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The pairs of an object from `loads`, with the earlier values of a repeated key before its
+    last one, under the key itself."""
+    earlier = [(_EARLIER.sub("", k), v) for k, v in value.items() if _EARLIER.search(k)]
+    return [*earlier, *((k, v) for k, v in value.items() if not _EARLIER.search(k))]
 
 
 def dumps(value: object) -> bytes:

@@ -27,7 +27,7 @@ from pydantic import (
 from serve.errors import BadRequest
 from serve.wire import gotypes
 from serve.wire.godecoding import Shape, explain, fold
-from serve.wire.gojson import MISSING_BODY, document_of, parse
+from serve.wire.gojson import MISSING_BODY, document_of, in_order, parse
 from serve.wire.goscan import Node
 
 Int = Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -71,15 +71,18 @@ class GoStruct(BaseModel):
         if not isinstance(data, dict):
             return data
         fields = _fields(cls)
-        read = {}
-        for key, value in data.items():
+        is_scanned = info.context is _SCANNED
+        read: dict[str, Any] = {}
+        for key, value in in_order(data) if is_scanned else data.items():
             field = fields.exact.get(key) or fields.folded.get(fold(key))
             if field is None:
                 read[key] = value
-            elif field.key in read and info.context is not _SCANNED:
+            elif field.key in read and not is_scanned:
                 raise ValueError("named twice")
             elif value is not None:
                 read[field.key] = field.filled(value)
+            elif not field.outlasts_null:
+                read.pop(field.key, None)
         return read
 
 
@@ -181,10 +184,12 @@ _STRUCTS: dict[type[GoStruct], Shape] = {}
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """A known key, and what a null among its elements stands for."""
+    """A known key, what a null among its elements stands for, and whether a value of it that came
+    earlier stays if a null follows: Go sets only what can be nil to nil."""
 
     key: str
     zero: object
+    outlasts_null: bool
 
     def filled(self, value: Any) -> Any:
         """The value, with zero values in the place of nulls among its elements."""
@@ -210,7 +215,7 @@ def _fields(kind: type[GoStruct]) -> _Fields:
     exact = {}
     for name, info in kind.model_fields.items():
         key = info.alias or name
-        exact[key] = _Field(key, _zero(info.annotation))
+        exact[key] = _Field(key, _zero(info.annotation), info.annotation in _VALUES)
     return _Fields(exact, {fold(key): field for key, field in exact.items()})
 
 
@@ -226,6 +231,7 @@ def _zero(annotation: Any) -> object:
 
 
 _ZEROS: Mapping[object, object] = {str: "", int: 0}
+_VALUES = (str, bool, int, float)
 
 
 def _without_none(annotation: Any) -> Any:

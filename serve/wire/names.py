@@ -2,7 +2,8 @@
 
 `[host/][namespace/]model[:tag]`, with the defaults `registry.ollama.ai`, `library` and `latest`.
 Names match without regard to case, so the canonical form is lower case. Names that say `:cloud` or
-`-cloud` keep it as part of the tag: they are other models than their local namesakes.
+`-cloud` keep it in their tag, as their manifests are stored: they are other models than their local
+namesakes.
 """
 
 import re
@@ -42,7 +43,20 @@ def parse(name: str) -> Name:
     reference = name.strip(_GO_SPACE)
     if not reference:
         raise BadRequest(REQUIRED)
-    return _split(_without_local(reference))
+    return _split(_stored(reference))
+
+
+def is_cloud(name: str) -> bool:
+    """Does it name a model of Ollama's cloud? False for a name that `parse` refuses."""
+    reference = name.strip(_GO_SPACE)
+    base, source = _source(reference)
+    if source != "cloud" or _source(base)[1]:
+        return False
+    try:
+        _split(base)
+    except BadRequest:
+        return False
+    return True
 
 
 def canonical(name: str) -> str:
@@ -64,12 +78,18 @@ def short(name: str) -> str:
     return f"{parts.model}:{parts.tag}"
 
 
-def _without_local(reference: str) -> str:
-    """The reference without `:local`; refused where another source is named before it."""
+def _stored(reference: str) -> str:
+    """The reference without `:local`, and with a cloud's in the tag; refused where it names two
+    sources."""
     base, source = _source(reference)
-    if source and _source(base)[1]:
+    if not source:
+        return reference
+    if _source(base)[1]:
         raise BadRequest(f'use either :local or :cloud, not both: "{reference}"')
-    return base if source == "local" else reference
+    if source == "local":
+        return base
+    has_tag = base.rfind(":") > base.rfind("/")
+    return f"{base}-cloud" if has_tag else f"{base}:cloud"
 
 
 def _source(reference: str) -> tuple[str, str]:

@@ -41,6 +41,8 @@ class PullRequest(_Named):
     go_name: ClassVar[str] = "api.PullRequest"
 
     insecure: bool = False
+    username: str = ""
+    password: str = ""
     stream: bool | None = None
 
 
@@ -50,21 +52,32 @@ class PushRequest(_Named):
     go_name: ClassVar[str] = "api.PushRequest"
 
     insecure: bool = False
+    username: str = ""
+    password: str = ""
     stream: bool | None = None
 
 
 class CreateRequest(_Named):
-    """POST /api/create; `from` is `base` here."""
+    """POST /api/create; `from` is `base` here. Some fields have no meaning to this engine, but
+    their types are checked, as the others' are."""
 
     go_name: ClassVar[str] = "api.CreateRequest"
 
     stream: bool | None = None
     quantize: str = ""
+    draft_quantize: str = ""
     base: str = Field(default="", alias="from")
-    files: dict[str, Any] = Field(default_factory=dict)
-    adapters: dict[str, Any] = Field(default_factory=dict)
+    remote_host: str = ""
+    files: dict[str, str] = Field(default_factory=dict)
+    draft_files: dict[str, str] = Field(default_factory=dict)
+    adapters: dict[str, str] = Field(default_factory=dict)
     template: str = ""
     license: Any = None
     system: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
     messages: list[Message] = Field(default_factory=list)
+    renderer: str = ""
+    parser: str = ""
+    requires: str = ""
+    info: dict[str, Any] = Field(default_factory=dict)
+    quantization: str = ""

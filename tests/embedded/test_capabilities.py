@@ -88,6 +88,23 @@ def test_a_tool_is_called_in_the_last_line(capable: EngineProcess, *, stream: bo
     assert not any("tool_calls" in line["message"] for line in lines[:-1])
 
 
+@pytest.mark.parametrize(
+    "tool", [{}, {"type": "", "function": None}, {"function": {"description": "a"}}]
+)
+def test_a_tool_needs_neither_type_nor_name(capable: EngineProcess, tool: dict[str, Any]) -> None:
+    body = _asked_for_weather(stream=False) | {"tools": [tool], "options": {"num_predict": 1}}
+    assert capable.post("/api/chat", body).status_code == 200
+
+
+def test_a_schema_that_can_not_be_followed_is_refused(capable: EngineProcess) -> None:
+    body = {"model": "smollm2", "format": {"type": "date"}, "options": {"num_predict": 1}}
+    for route, asked in (("generate", {"prompt": "a"}), ("chat", {"messages": [{"role": "user"}]})):
+        refused = capable.post(f"/api/{route}", body | asked)
+        assert refused.status_code == 400
+        error = json.loads(refused.json()["error"])["error"]
+        assert error["message"].endswith('Unrecognized schema: {"type":"date"}')
+
+
 def test_tools_are_for_models_that_know_them(capable: EngineProcess) -> None:
     answer = capable.post("/api/chat", _asked_for_weather(stream=False) | {"model": "smollm2"})
     assert answer.status_code == 400

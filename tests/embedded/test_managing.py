@@ -55,6 +55,27 @@ def test_a_copy_answers_as_its_source_until_it_is_deleted(mine: EngineProcess) -
     assert _delete(mine, "c").json() == {"error": "model 'c' not found"}
 
 
+def test_a_model_copied_to_itself_is_left_alone(mine: EngineProcess) -> None:
+    same = {"source": "nobody", "destination": "library/NOBODY:latest"}
+    assert mine.post("/api/copy", same).status_code == 200
+    assert "nobody:latest" not in _digests(mine)
+
+
+def test_a_name_is_needed_to_delete(mine: EngineProcess) -> None:
+    assert _delete(mine, "").json() == {"error": "model is required"}
+    assert _delete(mine, "a b").json() == {"error": 'name "a b" is invalid'}
+
+
+def test_the_cloud_has_no_models_here(mine: EngineProcess) -> None:
+    for route in ("generate", "chat", "embed", "embeddings"):
+        refused = mine.post(f"/api/{route}", {"model": "smollm2:135m:cloud"})
+        said = {"error": "ollama cloud is disabled: remote model is unavailable"}
+        assert (refused.status_code, refused.json()) == (403, said)
+    refused = mine.post("/api/show", {"model": "m:7b-cloud"})
+    said = {"error": "ollama cloud is disabled: remote model details are unavailable"}
+    assert (refused.status_code, refused.json()) == (403, said)
+
+
 def test_what_comes_with_the_engine_is_not_deleted(mine: EngineProcess) -> None:
     refused = _delete(mine, "smollm2:135m")
     assert refused.status_code == 400
@@ -127,6 +148,9 @@ def test_a_body_of_another_digest_leaves_nothing(mine: EngineProcess, tmp_path: 
         ({"model": "x", "from": "smollm2", "template": "{{ .Bad"}, 400, "unclosed action"),
         ({"model": "x", "from": "smollm2", "template": "{{ .A }}"}, 400, "Go templates are not"),
         ({"model": "x", "from": "smollm2", "quantize": "q9_9"}, 500, "type Q9_9 - supported"),
+        ({"model": "x", "quantize": "q9_9"}, 400, "neither 'from' or 'files' was specified"),
+        ({"model": "x", "files": {"a": 1}}, 400, "field CreateRequest.files of type string"),
+        ({"model": "x", "renderer": 1}, 400, "field CreateRequest.renderer of type string"),
         ({"model": "x", "files": {"a": f"sha256:{'2' * 64}"}}, 200, "no such file or directory"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -43,7 +44,8 @@ async def test_an_unknown_path_is_a_404_in_plain_text() -> None:
         ("GET", "/api/chat", b"POST"),
         ("GET", "/v1/chat/completions", b"POST"),
         ("HEAD", "/api/ps", b"GET"),
-        ("POST", "/api/tags", b"GET, HEAD"),
+        ("POST", "/api/tags", b"HEAD, GET"),
+        ("OPTIONS", "/api/blobs/x", b"HEAD, POST"),
     ],
 )
 async def test_another_verb_is_a_405_that_names_the_right_ones(
@@ -62,7 +64,13 @@ async def test_another_verb_is_a_405_that_names_the_right_ones(
         ("POST", "/api/chat/", 307, b"/api/chat"),
         ("GET", "//api/tags?x=1", 307, b"/api/tags?x=1"),
         ("GET", "/api/../api/tags", 307, b"/api/tags"),
-        ("GET", "/v1/models/a\r\nX:y/", 301, b"/v1/models/a%0D%0AX%3Ay"),
+        ("GET", "/v1/models/a\r\nX:y/", 301, b"/v1/models/a%0D%0AX:y"),
+        ("GET", "/v1/models//", 307, b"/v1/models/"),
+        ("OPTIONS", "//api/chat", 307, b"/api/chat"),
+        ("GET", "/api/tags/..", 307, b"/api"),
+        ("GET", "//", 307, b"/"),
+        ("GET", "//evil.example/api/tags", 307, b"/evil.example/api/tags"),
+        ("GET", "//a%20b", 307, b"/a%2520b"),
     ],
 )
 async def test_a_path_that_differs_by_slashes_is_redirected(
@@ -73,10 +81,30 @@ async def test_a_path_that_differs_by_slashes_is_redirected(
     assert (b"<a href" in got.body) == (method == "GET")
 
 
-@pytest.mark.parametrize("path", ["//evil.example", "//evil.example/api/tags", "/nope/"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/nope/"),
+        ("GET", "/api/chat/"),
+        ("POST", "/api/tags/"),
+        ("OPTIONS", "/api/tags/"),
+        ("GET", "/api/user/keys/"),
+    ],
+)
+async def test_a_slash_too_many_is_a_404_where_no_route_has_the_verb(
+    method: str, path: str
+) -> None:
+    got = await Front([]).ask(method, path)
+    assert (got.status, got.body) == (404, b"404 page not found")
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "/\\evil.example//", "///evil.example/.."])
 async def test_no_redirect_leads_away(path: str) -> None:
     got = await Front([]).ask("GET", path)
-    assert got.status == 404
+    assert got.status == 307
+    location = got.headers[b"location"].decode()
+    assert urlsplit(location).netloc == ""
+    assert "\\" not in location
 
 
 async def test_origins_and_hosts() -> None:
@@ -92,16 +120,36 @@ async def test_origins_and_hosts() -> None:
     assert got.status == 204
     assert got.headers[b"access-control-allow-methods"].startswith(b"GET,POST")
     assert got.headers[b"allow"] == b"POST"
-    got = await front.ask("OPTIONS", "/api/chat")
-    assert (got.status, got.headers) == (204, {**got.headers, b"allow": b"POST"})
-    got = await front.ask("OPTIONS", "/nope")
-    assert b"allow" not in got.headers
-    got = await front.ask("GET", "/api/version", headers=[(b"host", b"evil.example")])
+    got = await front.ask("GET", "/api/chat", headers=evil)
+    assert (got.status, got.headers[b"allow"]) == (403, b"POST")
+    stranger = [(b"host", b"evil.example")]
+    got = await front.ask("GET", "/api/version", headers=stranger)
+    assert got.status == 403
+    got = await front.ask("GET", "/api/version", headers=[*stranger, *good])
+    assert got.headers[b"access-control-allow-origin"] == good[0][1]
     assert got.status == 403
     own = [(b"origin", b"http://box.local"), (b"host", b"box.local")]
     got = await front.ask("GET", "/api/version", headers=own)
     assert got.status == 200
     assert b"access-control-allow-origin" not in got.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "status"),
+    [
+        (b"localhost:8000", "/api/chat", 204),
+        (b"box.local", "/nope", 204),
+        (b"127.0.0.1:8000", "/api/chat", 405),
+        (b"127.0.0.1:8000", "/nope", 404),
+        (b"evil.example", "/api/chat", 403),
+    ],
+)
+async def test_options_without_an_origin_end_at_names_of_this_machine(
+    host: bytes, path: str, status: int
+) -> None:
+    got = await Front([]).ask("OPTIONS", path, headers=[(b"host", host)])
+    assert got.status == status
+    assert got.headers.get(b"allow") == (b"POST" if path == "/api/chat" else None)
 
 
 async def test_a_stream_to_an_allowed_origin_says_so() -> None:

@@ -171,12 +171,21 @@ def test_a_blob_is_brought_to_both_stores_and_a_model_made_of_it(twins: Twins) -
     assert send(twins, "DELETE", "/api/delete", {"model": "uploaded"}).status_code == 200
 
 
+def test_a_name_in_no_utf_8_is_read_as_go_reads_it(twins: Twins) -> None:
+    refused = send(twins, "DELETE", "/api/delete", b'{"model":"\xff"}')
+    assert refused.json() == {"error": 'name "\ufffd" is invalid'}
+    refused = send(twins, "POST", "/api/pull", b'{"model":"\xff"}')
+    assert (refused.status_code, refused.json()) == (400, {"error": "invalid model name"})
+
+
 def test_a_blob_of_other_bytes_is_refused(twins: Twins) -> None:
     digest = "sha256:" + "1" * 64
     refused = send(twins, "POST", f"/api/blobs/{digest}", b"other")
     assert refused.status_code == 400
     assert refused.json()["error"].startswith(f'digest mismatch, expected "{digest}", got "sha256:')
-    assert send(twins, "HEAD", f"/api/blobs/{digest}").status_code == 404
+    lacking = send(twins, "HEAD", f"/api/blobs/{digest}")
+    assert lacking.status_code == 404
+    assert lacking.headers["content-type"] == "application/json; charset=utf-8"
     assert send(twins, "HEAD", "/api/blobs/sha256:zz").status_code == 400
     assert send(twins, "POST", "/api/blobs/..%2f..%2fetc", b"x").status_code in (400, 404)
 

@@ -27,6 +27,7 @@ def test_ollamas_own_origins_are_allowed(origin: bytes) -> None:
         b"null",
         b"",
         b"http://localhost:x",
+        b"chrome-extension://abc",
     ],
 )
 def test_others_are_not(origin: bytes) -> None:
@@ -36,6 +37,11 @@ def test_others_are_not(origin: bytes) -> None:
 def test_more_can_be_configured() -> None:
     assert Origins(["https://chat.example/"]).allows(b"https://chat.example")
     assert not Origins(["https://chat.example"]).allows(b"https://chat.example.evil")
+    extensions = Origins(["chrome-extension://*", "https://*.example"])
+    assert extensions.allows(b"chrome-extension://abc")
+    assert extensions.allows(b"https://a.example")
+    assert not extensions.allows(b"moz-extension://abc")
+    assert not extensions.allows(b"https://a.example.evil")
     anyone = Origins(["*"])
     assert anyone.allows(b"http://evil.example")
     assert (b"access-control-allow-origin", b"*") in anyone.headers(b"http://evil.example")
@@ -72,6 +78,7 @@ def test_on_loopback_the_host_names_this_machine(host: bytes) -> None:
     [
         b"evil.example",
         b"8.8.8.8",
+        b"169.254.169.254",
         b"local",
         b"[::1",
         b"xlocal.com",

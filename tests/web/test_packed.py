@@ -32,7 +32,8 @@ def test_frames_are_put_together() -> None:
     ("body", "text"),
     [
         (b'{"model":"m"}', "magic number mismatch"),
-        (b"\x28", "magic number mismatch"),
+        (b"\x28", "unexpected EOF"),
+        (zstd.compress(b"x") + b"xx", "unexpected EOF"),
         (zstd.compress(b"x" * 100)[:-3], "unexpected EOF"),
         (b"\x28\xb5\x2f\xfd" + b"\xff" * 20, "failed to decompress"),
         (zstd.compress(b"x") + b"more", "magic number mismatch"),
@@ -76,10 +77,13 @@ async def test_other_dialects_take_it(path: str) -> None:
     assert json.loads(front.pool.calls[0].body)["model"] == "m"
 
 
-async def test_a_refusal_is_in_the_dialect() -> None:
-    refused = await Front([]).post("/v1/messages", b"x", content_encoding="zstd")
+async def test_what_is_no_zstd_is_refused_in_ollamas_own_dialect() -> None:
+    refused = await Front([]).post("/v1/messages", b'{"a":1}', content_encoding="zstd")
     assert refused.status == 400
-    assert json.loads(refused.body)["error"]["type"] == "invalid_request_error"
+    assert json.loads(refused.body) == {"error": "invalid input: magic number mismatch"}
+
+
+async def test_what_is_too_large_is_refused_in_the_clients() -> None:
     large = zstd.compress(bytes(2000))
     refused = await Front([]).post("/v1/responses", large, content_encoding="zstd")
     assert refused.status == 413

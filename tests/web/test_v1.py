@@ -129,6 +129,47 @@ def test_a_model_that_cannot_think_answers_without(http: httpx.Client) -> None:
     assert plain.json() == thought.json()
 
 
+ASKS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/embeddings": {"input": "hi"},
+    "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3},
+}
+
+
+@pytest.mark.parametrize("path", ASKS)
+def test_a_model_of_the_cloud_is_refused_in_ollamas_own_dialect(
+    http: httpx.Client, path: str
+) -> None:
+    refused = http.post(path, json=ASKS[path] | {"model": "m:cloud"})
+    said = {"error": "ollama cloud is disabled: remote model is unavailable"}
+    assert (refused.status_code, refused.json()) == (403, said)
+    assert refused.headers["content-type"] == "application/json; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [
+        ("m:7b-cloud", 403, "ollama cloud is disabled: remote model details are unavailable"),
+        ("a%5Cb", 400, "invalid model name"),
+        ("m:cloud:local", 400, 'use either :local or :cloud, not both: "m:cloud:local"'),
+        ("nope", 404, "model 'nope:latest' not found"),
+    ],
+)
+def test_what_is_said_of_a_model_that_is_none(
+    http: httpx.Client, name: str, status: int, said: str
+) -> None:
+    refused = http.get(f"/v1/models/{name}")
+    error = refused.json()["error"]
+    assert refused.status_code == status
+    if status == 403:
+        assert error == said
+    else:
+        assert error["message"] == said
+        assert refused.headers["content-type"] == "application/json"
+
+
 def test_names_with_slashes_are_looked_up(http: httpx.Client) -> None:
     found = http.get("/v1/models/library/" + MODEL)
     assert found.json()["id"] == "library/" + MODEL

@@ -75,6 +75,16 @@ def test_keys_match_without_regard_to_case_and_the_last_wins() -> None:
     assert "MODEL" in request.raw
 
 
+def test_a_null_clears_only_what_can_be_nil() -> None:
+    request = decode(
+        b'{"model":"a","model":null,"stream":false,"STREAM":null,"keep_alive":5,"keep_alive":null,'
+        b'"logprobs":null,"logprobs":true,"LOGPROBS":null,"top_logprobs":3,"top_logprobs":null}',
+        native.ChatRequest,
+    )
+    assert (request.model, request.logprobs, request.top_logprobs) == ("a", True, 3)
+    assert (request.stream, request.keep_alive) == (None, None)
+
+
 def test_a_key_in_two_cases_has_both_its_values_looked_at() -> None:
     with pytest.raises(BadRequest, match=r"array into Go struct field ChatRequest.model of type"):
         decode(b'{"MODEL":[],"model":"b"}', native.ChatRequest)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.errors import BadRequest
-from serve.wire.names import Name, canonical, parse, short
+from serve.wire.names import Name, canonical, is_cloud, parse, short
 from tests.wire.golden import recorded, rows
 
 
@@ -36,11 +36,30 @@ def test_an_empty_name_is_named_so(empty: str) -> None:
         ("m:7b:LOCAL", "registry.ollama.ai/library/m:7b"),
         ("m:cloud", "registry.ollama.ai/library/m:cloud"),
         ("m:7b-cloud", "registry.ollama.ai/library/m:7b-cloud"),
+        ("m:7b:cloud", "registry.ollama.ai/library/m:7b-cloud"),
+        ("host:80/n/m:Cloud", "host:80/n/m:cloud"),
         ("u/m:local", "registry.ollama.ai/u/m:latest"),
     ],
 )
 def test_local_is_dropped_and_cloud_is_not(name: str, expected: str) -> None:
     assert canonical(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("m:cloud", True),
+        (" m:7b-CLOUD ", True),
+        ("m:7b:cloud", True),
+        ("m-cloud", False),
+        ("m:local", False),
+        ("m", False),
+        ("a b:cloud", False),
+        ("m:cloud:cloud", False),
+    ],
+)
+def test_the_clouds_models_are_known_by_their_source(name: str, *, expected: bool) -> None:
+    assert is_cloud(name) is expected
 
 
 @pytest.mark.parametrize("name", ["m:cloud:local", "m:local:cloud", "m:7b-cloud:local"])
