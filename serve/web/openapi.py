@@ -209,8 +209,8 @@ def _schema(said: Any) -> Schema:
 
 
 def _error_name(dialect: Dialect, status: int) -> str:
-    kind = "Busy" if status in _BUSY else "Forbidden" if status == 403 else "Error"
-    return f"{dialect.capitalize()}{kind}"
+    kinds = dict.fromkeys(_BUSY, "Busy") | {400: "BadRequest", 403: "Forbidden"}
+    return f"{dialect.capitalize()}{kinds.get(status, 'Error')}"
 
 
 def _error_responses() -> Iterable[tuple[str, Schema]]:
@@ -218,7 +218,14 @@ def _error_responses() -> Iterable[tuple[str, Schema]]:
         content = {JSON: {"schema": reference(kind)}}
         text = "An error, in the route's dialect"
         header = {"retry-after": {"$ref": "#/components/headers/retry-after"}}
+        # What Ollama finds before it looks at a dialect, it says in its own.
+        early = {JSON: {"schema": {"anyOf": [reference(kind), reference(StatusError)]}}}
+        early = content if kind is StatusError else early
         yield f"{dialect.capitalize()}Error", {"description": text, "content": content}
+        yield (
+            f"{dialect.capitalize()}BadRequest",
+            {"description": f"{text}; natively if the body isn't zstd", "content": early},
+        )
         yield (
             f"{dialect.capitalize()}Busy",
             {"description": "Too much, or not up", "headers": header, "content": content},
@@ -226,8 +233,9 @@ def _error_responses() -> Iterable[tuple[str, Schema]]:
         yield (
             f"{dialect.capitalize()}Forbidden",
             {
-                "description": "Not with this key; without a body: a refused Host or Origin",
-                "content": content,
+                "description": "Not with this key; without a body: a refused Host or Origin; "
+                "natively: a model of Ollama's cloud",
+                "content": early,
             },
         )
     yield "Refused", {"description": "A refused Host or Origin, without a body"}
