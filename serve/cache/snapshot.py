@@ -140,8 +140,11 @@ async def write(
             await do(thread, opened.commit)
         return scribe.count if is_whole else -1
     finally:
-        thread.submit(opened.close)  # after what the thread may still be at, if we were cancelled
+        # After what the thread may still be at, if we were cancelled; and before anybody else may
+        # write the same name, since this deletes what that one has begun.
+        closed = asyncio.wrap_future(thread.submit(opened.close))
         thread.shutdown(wait=False)
+        await asyncio.wait([closed])
 
 
 async def slices(place: Place, name: str) -> AsyncGenerator[list[Record]]:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncGenerator, Iterable
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve.cache import snapshot
-from serve.cache.places import place
+from serve.cache.places import _Folder, _LocalFile, place
 from serve.cache.snapshot import MAGIC, SLICE, Reader, Record, export, header, read, slices, write
 from serve.errors import ConfigError, SnapshotRefused
 from tests.cache.world import HandClock, until
@@ -189,9 +190,31 @@ async def test_what_is_not_wanted_any_more_or_cancelled_leaves_nothing(tmp_path:
     async with asyncio.TaskGroup() as group:
         writing = group.create_task(write(folder, "f", header(1.0), endless()))
         await begun.wait()
-        await until(lambda: there(tmp_path) == ["f.part"])  # a thread opens it
+        assert there(tmp_path) == ["f.part"]
         writing.cancel()
-    await until(lambda: not there(tmp_path))
+    assert not there(tmp_path)
+
+
+async def test_a_write_ends_after_its_part_is_gone(tmp_path: Path) -> None:
+    """Else it would delete the part of whoever writes the same name next."""
+
+    class SlowToClose(_LocalFile):
+        def close(self) -> None:
+            closing.set()
+            assert may_close.wait(10)
+            super().close()
+
+    class Folder(_Folder):
+        def write(self, name: str) -> SlowToClose:
+            return SlowToClose(tmp_path / name)
+
+    closing, may_close = threading.Event(), threading.Event()
+    writing = asyncio.create_task(write(Folder(tmp_path), "f", header(1.0), [record(1)]))
+    await until(closing.is_set)
+    assert not writing.done()
+    may_close.set()
+    assert await writing == 1
+    assert there(tmp_path) == ["f"]
 
 
 async def test_a_process_killed_in_mid_write_leaves_the_old_file(tmp_path: Path) -> None:
