@@ -43,8 +43,13 @@ class Entry(Struct, gc=False):
 
 
 def entry_of(hot: Hot, clock: float, now: float) -> Entry:
-    """What an ingress has told, as an entry. `clock`: the feeder's; `now`: since the epoch."""
-    facts = Facts(hot.stored_at, now + hot.left_s, hot.lifetime_s, hot.shared_key)
+    """What an ingress has told, as an entry. `clock`: the feeder's; `now`: since the epoch.
+
+    It ends when it is as old as it may grow, even where the clock of the node that stored it is
+    behind this one's: so `ttl` never falls below 0.
+    """
+    left_s = min(hot.left_s, hot.stored_at + hot.lifetime_s - now)
+    facts = Facts(hot.stored_at, now + left_s, hot.lifetime_s, hot.shared_key)
     return Entry(
         hot.key,
         value_of(facts, hot.kind, hot.body),
@@ -56,7 +61,7 @@ def entry_of(hot: Hot, clock: float, now: float) -> Entry:
         hot.tokens,
         hot.gpu_ns,
         hot.stored_at,
-        expires_at=clock + hot.left_s,
+        expires_at=clock + left_s,
         heat=hot.hits,
         touched_at=clock,
     )

@@ -17,6 +17,7 @@ from serve.cache.shard import ShardServer
 from serve.edge.feeder import Feeder
 from serve.edge.key import edge_key
 from serve.edge.protocol import Hot
+from serve.edge.shelf import entry_of
 from serve.edge.value import kind_of
 from serve.errors import CacheUnavailable
 from serve.settings import CacheSettings, EdgeSettings
@@ -129,6 +130,14 @@ async def world(proxy: Proxy, **edge: int) -> AsyncGenerator[World, None]:
     async with made.exits:
         await made.open()
         yield made
+
+
+def test_an_entry_of_a_node_whose_clock_is_behind_ends_before_its_ttl_is_below_0() -> None:
+    hot = Hot("k", "11", b"{}", KEY, 1000.0, 60.0, 60, MODEL, DIGEST, "", 1, "default", 2, 3, 4)
+    assert entry_of(hot, 5.0, 1000.0).expires_at == 65.0
+    entry = entry_of(hot, 5.0, 1010.0)  # stored just now, by its own clock ten seconds ago
+    assert entry.expires_at == 55.0
+    assert entry.value.startswith(b"0000001060000|0000001000000|0000000060|")
 
 
 async def test_what_is_told_is_answered_at_the_edge(proxy: Proxy) -> None:
