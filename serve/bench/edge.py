@@ -2,7 +2,8 @@
 
 All are asked by `wrk` with the same requests in the same run, so that whatever else the machine
 does hits all alike. `ingress_per_s` is the same through HAProxy with a header that keeps a request
-from the edge, but not from the near cache.
+from the edge, but not from the near cache. A rival, if one is named, is any other server that takes
+the same requests.
 """
 
 import socket
@@ -33,40 +34,47 @@ NOT_THE_EDGE = {"X-Rayllama-Bench": "ingress"}
 Say = Callable[[str], None]
 
 
-def edge(target: Target, *, rounds: int, seconds: int, say: Say) -> dict[str, float | str | None]:
-    """The figures by name. Raises `ConfigError` where there is no edge, or nothing to measure."""
+def edge(
+    target: Target, *, rounds: int, seconds: int, say: Say, rival: str = ""
+) -> dict[str, float | str | None]:
+    """The figures by name. `rival`: the whole URL of another server to measure in turn.
+
+    Raises `ConfigError` where there is no edge, or nothing to measure.
+    """
     bodies = hot_bodies(target.model, _PROMPTS)
     say(f"computing {_PROMPTS} answers, and asking until the edge gives them")
     size = _heat(target, bodies)
     at_edge = Wrk(bodies, target.headers)
     at_ingress = Wrk(bodies, target.headers | NOT_THE_EDGE)
-    hits: list[Load] = []
-    bares: list[Load] = []
-    ingresses: list[Load] = []
-    say(f"the edge, a bare application and the ingress in turn, {rounds} times {seconds} s")
     with _bare(size) as bare:
+        asked = {
+            "edge": (at_edge, target.url + _PATH),
+            "bare": (at_edge, bare),
+            "ingress": (at_ingress, target.url + _PATH),
+        }
+        if rival:
+            asked["rival"] = (Wrk(bodies, {}), rival)  # it gets no key of ours
+        loads: dict[str, list[Load]] = {name: [] for name in asked}
+        say(f"{', '.join(asked)} in turn, {rounds} times {seconds} s each")
         for _ in range(rounds):
             _heat(target, bodies)
-            hits.append(at_edge.run(target.url + _PATH, connections=_CONNECTIONS, seconds=seconds))
-            bares.append(at_edge.run(bare, connections=_CONNECTIONS, seconds=seconds))
-            ingresses.append(
-                at_ingress.run(target.url + _PATH, connections=_CONNECTIONS, seconds=seconds)
-            )
-            told = (loads[-1].per_s for loads in (hits, bares, ingresses))
-            say("  edge {:8.0f}/s   bare {:8.0f}/s   ingress {:8.0f}/s".format(*told))
+            for name, (wrk, url) in asked.items():
+                loads[name].append(wrk.run(url, connections=_CONNECTIONS, seconds=seconds))
+            told = (f"{name} {found[-1].per_s:8.0f}/s" for name, found in loads.items())
+            say("  " + "   ".join(told))
     _heat(target, bodies)
     one = at_edge.run(target.url + _PATH, connections=1, seconds=seconds)
     changed = edge_changes.stale(target, changes=_CHANGES, say=say)
     feed_s = edge_changes.feed(target.url, _ENTRIES, say)
     figures: dict[str, float | str | None] = {
         **changed,
-        "edge_per_s": median(load.per_s for load in hits),
-        "bare_per_s": median(load.per_s for load in bares),
-        "ratio": median(a.per_s / b.per_s for a, b in zip(hits, bares, strict=True)),
-        "ingress_per_s": median(load.per_s for load in ingresses),
+        **{f"{name}_per_s": median(load.per_s for load in found) for name, found in loads.items()},
+        "ratio": median(
+            a.per_s / b.per_s for a, b in zip(loads["edge"], loads["bare"], strict=True)
+        ),
         "edge_p50_ms": one.p50_us / 1e3,
         "edge_p99_ms": one.p99_us / 1e3,
-        "p99_ms_32": median(load.p99_us for load in hits) / 1e3,
+        "p99_ms_32": median(load.p99_us for load in loads["edge"]) / 1e3,
         "answer_bytes": size,
         "lease_s": edge_changes.lease_s(),
         f"feed_s_{_ENTRIES}": feed_s,

@@ -50,6 +50,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--engine", default="", help="miss: the engine's URL (default: found)")
     parser.add_argument("--seconds", type=int, default=5, help="of each run of the load generator")
     parser.add_argument("--rounds", type=int, default=5, help="of each comparison")
+    parser.add_argument("--rival", default="", metavar="URL", help="edge: another server, in turn")
     parser.add_argument("--samples", type=int, default=200, help="miss: first tokens, each way")
     parser.add_argument("--up", metavar="CONFIG", help="start this config if nothing answers")
     parser.set_defaults(command=_bench)
@@ -105,8 +106,8 @@ def _measured(arguments: Namespace) -> dict[str, dict[str, float | str | None]]:
     found = target.find(arguments.url, arguments.model, headers, engine=arguments.engine)
     figures = {}
     if arguments.what == "edge":
-        rounds, seconds = arguments.rounds, arguments.seconds
-        return {"edge": edge.edge(found, rounds=rounds, seconds=seconds, say=_say)}
+        rounds, seconds, rival = arguments.rounds, arguments.seconds, arguments.rival
+        return {"edge": edge.edge(found, rounds=rounds, seconds=seconds, rival=rival, say=_say)}
     if arguments.what == "join":
         return {"join": join.join(found, streams=arguments.streams, say=_say)}
     if arguments.what != "miss":
