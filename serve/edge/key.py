@@ -33,7 +33,7 @@ def edge_key(path: str, query: bytes, headers: Iterable[Header], body: bytes) ->
             if known in said or _PLAIN.fullmatch(value) is None:
                 return None
             said[known] = value.strip(b" ")
-    lines = [b"POST", path.encode() + (b"?" + query if query else b"")]
-    lines += [b"1 " + said[name] if name in said else b"0 " for name in KEYED]
-    lines.append(b"%d\n" % len(body))
-    return sha256(b"\n".join(lines) + body).hexdigest().upper()
+    lines = [body, b"POST", path.encode() + (b"?" + query if query else b"")]
+    lines += [said.get(name, b"") for name in KEYED]
+    lines.append(b"%d" % len(body))
+    return sha256(b"\n".join(lines)).hexdigest().upper()

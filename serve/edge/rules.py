@@ -5,16 +5,15 @@ buffer, without any of the headers that ask for something special (`ODD`), while
 Then its body is waited for, and its key (`serve.edge.key`) looked up. What is found is answered
 here if the lease lasts; all else goes on as if there were no edge.
 
-1. What is hashed is a head of as many lines as there are things in the key, then the body. No line
-   can hold another, and one is the body's size: so nothing can be made to run together, and a body
-   that isn't whole, or that holds a NUL (where HAProxy's text ends), is no entry's. A header of the
-   key comes with how often it came, so that one that came twice is never mistaken for one that came
-   once.
+1. What is hashed is the body, then as many lines as there are other things in the key. No line can
+   hold another, and the last is the body's size: so nothing can be made to run together, and a
+   body that isn't whole, or that holds a NUL (where HAProxy's text ends), is no entry's. Of a
+   header that came twice the last is taken, as the ingress does; to both, an empty one is none.
 2. Entries are one value in one map (`serve.edge.value`), so that none is ever seen half changed.
 3. The lease is the wall clock time at which it ends, in milliseconds: however late the proxy learns
    of it, it ends no later. It is looked at after the body has come, which may take its time, and
    after the entry: so what is answered was valid then. A lease that ends later than any that is
-   given (`LEASE_MS`) is none: the clock was set back.
+   given (`LEASE_MS`) is none: the clock was set back. So is an answer from the future.
 4. The text that HAProxy formats can't hold control characters: it writes `%0A` for a newline. So an
    answer of one line is formatted, which is the fastest, and one of several lines is put together
    in Lua, at half the speed.
@@ -43,9 +42,10 @@ ROUTES = (
 )
 """The paths that may be answered here; what the ingress knows of them is in `serve.web.routes`."""
 
-KEYED = ("host", "accept", "authorization", "x-api-key", "api-key")
-"""The headers in the key: who may see the answer, and what may change it. `Host`, because a
-listener on loopback answers to some names only (`serve.web.origin`)."""
+KEYED = ("host", "accept", "authorization", "x-api-key")
+"""The headers in the key: who may see the answer (all that `serve.web.identity` reads), and what
+may change it. `Host`, because a listener on loopback answers to some names only
+(`serve.web.origin`)."""
 
 ODD = (
     "cache-control",
@@ -64,7 +64,7 @@ ODD = (
 TABLE = "http_frontend"
 """The stick table's name: a table in a section has that section's."""
 
-KEY_AT, BODY_AT = 42, 75
+KEY_AT, BODY_AT = 45, 78
 """Where the shared store's key and the body begin in an entry's value (`serve.edge.value`)."""
 
 LEASE = "lease"
@@ -116,7 +116,7 @@ def script() -> str:
 def rules(files: Files, bufsize: int) -> str:
     """The lines for the frontend, indented as Serve's are."""
     plain = "\n".join(_plain(kind, *PLAIN[kind]) for kind in PLAIN)
-    keyed = "\\n".join(f"%[req.fhdr_cnt({name})] %[req.fhdr({name})]" for name in KEYED)
+    keyed = "\\n".join(f"%[req.fhdr({name})]" for name in KEYED)
     text = _RULES
     for name, value in {
         "@ROUTES@": " ".join(ROUTES),
@@ -130,6 +130,7 @@ def rules(files: Files, bufsize: int) -> str:
         "@PLAIN@": plain,
         "@BODY_AT@": str(BODY_AT),
         "@STATUS@": _STATUS,
+        "@AGE@": _AGE,
         "@NEGATIVE@": str(NEGATIVE),
         "@LINES_BIT@": str(LINES_BIT),
     }.items():
@@ -141,18 +142,20 @@ def _plain(kind: str, content_type: str, end: str) -> str:
     return (
         f'    http-request return status 200 content-type "{content_type}" {_HEADERS}'
         f' lf-string "%[var(txn.edge_value),bytes({BODY_AT})]{end}"'
-        f" if edge_hit {{ var(txn.edge_kind),sub({kind}),not -m bool }}"
+        f" if {{ var(txn.edge_kind),sub({kind}),not -m bool }}"
     )
 
 
 _STATUS = (
-    "rayllama; hit; ttl=%[var(txn.edge_value),field(3,|),sub(txn.edge_age)]; "
+    "rayllama; hit; ttl=%[var(txn.edge_value),field(3,|),sub(txn.edge_now),div(1000)]; "
     f'key=\\"%[var(txn.edge_value),bytes({KEY_AT},32)]\\"; detail=edge'
 )
 
+_AGE = "var(txn.edge_value),field(2,|),sub(txn.edge_now),neg,div(1000)"
+
 _HEADERS = (
     'hdr date "%[date,http_date]" hdr x-rayllama-cache "hit; tier=edge"'
-    f' hdr age "%[var(txn.edge_age)]" hdr cache-status "{_STATUS}"'
+    f' hdr age "%[{_AGE}]" hdr cache-status "{_STATUS}"'
     ' hdr x-request-id "%[var(txn.edge_id)]"'
 )
 
@@ -165,27 +168,26 @@ _RULES = """\
     acl edge_leased str(lease),map_str_int(@LEASE@,0),sub(txn.edge_now),sub(1),and(@LEASE_BITS@),not -m bool
     acl edge_asked var(txn.edge_head) -m found
     acl edge_fresh var(txn.edge_value),field(1,|),sub(txn.edge_now),and(@NEGATIVE@),not -m bool
+    acl edge_begun var(txn.edge_value),field(2,|),sub(txn.edge_now),sub(1000),and(@NEGATIVE@) -m bool
     acl edge_hit var(txn.edge_kind) -m found
     acl edge_lines var(txn.edge_kind),and(@LINES_BIT@) -m bool
     acl edge_named var(txn.edge_id) -m found
-    http-request set-var-fmt(txn.edge_head) "%[method]\\n%[pathq]\\n@KEYED@\\n%[req.body_size]\\n" if edge_route edge_fed edge_sized !edge_odd
+    http-request set-var-fmt(txn.edge_head) "\\n%[method]\\n%[pathq]\\n@KEYED@\\n%[req.body_size]" if edge_route edge_fed edge_sized !edge_odd
     http-request wait-for-body time @WITHIN@s if edge_asked
     http-request set-var(txn.edge_now) date(0,ms) if edge_asked
-    http-request set-var(txn.edge_body) req.body if edge_asked
-    http-request set-var(txn.edge_key) var(txn.edge_head),concat(,txn.edge_body),sha2(256),hex if edge_asked
+    http-request set-var(txn.edge_key) req.body,concat(,txn.edge_head),sha2(256),hex if edge_asked
     http-request set-var(txn.edge_value) var(txn.edge_key),map_str(@ANSWERS@) if edge_asked
-    http-request set-var(txn.edge_kind) var(txn.edge_value),field(4,|) if edge_fresh edge_leased
-    http-request set-var(txn.edge_age) var(txn.edge_value),field(2,|),sub(txn.edge_now),neg,div(1000) if edge_hit
-    http-request set-var(txn.edge_age) int(0) if edge_hit { var(txn.edge_age),and(@NEGATIVE@) -m bool }
-    http-request set-var(txn.edge_id) req.fhdr(x-request-id) if edge_hit { req.fhdr(x-request-id) -m found } { req.fhdr(x-request-id) -m len 1:128 }
+    http-request set-var(txn.edge_kind) var(txn.edge_value),field(4,|),add(0) if edge_fresh edge_begun edge_leased
+    http-request set-var(txn.edge_id) req.fhdr(x-request-id) if edge_hit { req.fhdr(x-request-id) -m len 1:128 }
     http-request set-var(txn.edge_id) uuid if edge_hit !edge_named
     http-request track-sc0 var(txn.edge_key) if edge_hit
     http-request set-log-level silent if edge_hit
 @PLAIN@
-    http-request set-var(txn.edge_text) var(txn.edge_value),bytes(@BODY_AT@),url_dec if edge_hit edge_lines
-    http-request set-var-fmt(txn.edge_status) "@STATUS@" if edge_hit edge_lines
-    http-request set-var(txn.edge_date) date,http_date if edge_hit edge_lines
-    http-request lua.rayllama_edge if edge_hit edge_lines
+    http-request set-var(txn.edge_text) var(txn.edge_value),bytes(@BODY_AT@),url_dec if edge_lines
+    http-request set-var-fmt(txn.edge_status) "@STATUS@" if edge_lines
+    http-request set-var(txn.edge_age) @AGE@ if edge_lines
+    http-request set-var(txn.edge_date) date,http_date if edge_lines
+    http-request lua.rayllama_edge if edge_lines
 """  # noqa: E501 - HAProxy's lines can't be broken
 
 _SCRIPT = """\
@@ -194,7 +196,7 @@ local types = {
 }
 core.register_action("rayllama_edge", { "http-req" }, function(txn)
   local reply = txn:reply{ status = 200 }
-  reply:add_header("content-type", types[txn:get_var("txn.edge_kind")])
+  reply:add_header("content-type", types[tostring(txn:get_var("txn.edge_kind"))])
   reply:add_header("date", txn:get_var("txn.edge_date"))
   reply:add_header("x-rayllama-cache", "hit; tier=edge")
   reply:add_header("age", tostring(txn:get_var("txn.edge_age")))

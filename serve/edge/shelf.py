@@ -45,11 +45,12 @@ class Entry(Struct, gc=False):
 def entry_of(hot: Hot, clock: float, now: float) -> Entry:
     """What an ingress has told, as an entry. `clock`: the feeder's; `now`: since the epoch.
 
-    It ends when it is as old as it may grow, even where the clock of the node that stored it is
-    behind this one's: so `ttl` never falls below 0.
+    The clock of the node that stored it may be ahead of this one's or behind: it isn't told as from
+    the future, and it ends when it is as old as it may grow, so that `ttl` never falls below 0.
     """
-    left_s = min(hot.left_s, hot.stored_at + hot.lifetime_s - now)
-    facts = Facts(hot.stored_at, now + left_s, hot.lifetime_s, hot.shared_key)
+    stored_at = min(hot.stored_at, now)
+    left_s = min(hot.left_s, stored_at + hot.lifetime_s - now)
+    facts = Facts(stored_at, now + left_s, hot.lifetime_s, hot.shared_key)
     return Entry(
         hot.key,
         value_of(facts, hot.kind, hot.body),

@@ -1,8 +1,8 @@
 """The value of an answer at the edge: one line of text, whatever the answer holds.
 
-`EXPIRES|STORED|LIFETIME|KIND|KEY|BODY`: when it ends and when it was stored (milliseconds since the
-epoch, 13 digits), how old it may grow (seconds, 10 digits), its kind (`serve.edge.rules`, 2),
-its key in the shared store (32 hex digits), and its body. So each begins at the same place in all.
+`EXPIRES|STORED|AGED|KIND|KEY|BODY`: when it ends, when it was stored, and when its `ttl` falls
+below 0 (milliseconds since the epoch, 13 digits), its kind (`serve.edge.rules`, 2), its key in the
+shared store (32 hex digits), and its body. So each begins at the same place in all.
 
 The body of a plain kind is there as it is: a line that nothing in the proxy changes. In any other
 everything that the proxy's own reading or writing might change is percent-encoded: `%`, `+` and `?`
@@ -19,6 +19,8 @@ from serve.edge.rules import LINES, PLAIN
 
 Header = tuple[bytes, bytes]
 
+_LAST_MS = 10**13 - 1
+"""A time of 13 digits: later ones, in the year 2286, are told as this one."""
 _ENCODED = re.compile(rb"[\x00-\x20%+?\x7f]")
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _LINES_OF = {content_type: kind for kind, content_type in LINES.items()}
@@ -55,11 +57,10 @@ def value_of(facts: Facts, kind: str, body: bytes) -> bytes:
     """The value."""
     is_plain = kind in PLAIN
     said = body.removesuffix(b"\n") if is_plain else _ENCODED.sub(_percent, body)
-    expires_ms, stored_ms = facts.expires_at * 1000, facts.stored_at * 1000
-    head = (
-        f"{expires_ms:013.0f}|{stored_ms:013.0f}|{facts.lifetime_s:010}|{kind}|{facts.key.hex()}|"
-    )
-    return head.encode() + said
+    aged_at = facts.stored_at + facts.lifetime_s + 0.999  # the proxy rounds down, `Age` too
+    times = (facts.expires_at, facts.stored_at, aged_at)
+    told = [f"{min(round(time * 1000), _LAST_MS):013}" for time in times]
+    return "|".join([*told, kind, facts.key.hex(), ""]).encode() + said
 
 
 def _percent(match: re.Match[bytes]) -> bytes:

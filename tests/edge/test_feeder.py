@@ -132,12 +132,15 @@ async def world(proxy: Proxy, **edge: int) -> AsyncGenerator[World, None]:
         yield made
 
 
-def test_an_entry_of_a_node_whose_clock_is_behind_ends_before_its_ttl_is_below_0() -> None:
+def test_the_clock_of_the_node_that_stored_an_answer_may_be_behind_or_ahead() -> None:
     hot = Hot("k", "11", b"{}", KEY, 1000.0, 60.0, 60, MODEL, DIGEST, "", 1, "default", 2, 3, 4)
     assert entry_of(hot, 5.0, 1000.0).expires_at == 65.0
     entry = entry_of(hot, 5.0, 1010.0)  # stored just now, by its own clock ten seconds ago
     assert entry.expires_at == 55.0
-    assert entry.value.startswith(b"0000001060000|0000001000000|0000000060|")
+    assert entry.value.startswith(b"0000001060000|0000001000000|0000001060999|")
+    entry = entry_of(hot, 5.0, 990.0)
+    assert entry.expires_at == 65.0
+    assert entry.value.startswith(b"0000001050000|0000000990000|0000001050999|")
 
 
 async def test_what_is_told_is_answered_at_the_edge(proxy: Proxy) -> None:

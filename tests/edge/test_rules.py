@@ -79,9 +79,17 @@ def test_a_hit_looks_like_any_hit(proxy: Proxy) -> None:
     assert len(ids) == 3
 
 
-def test_an_answer_from_a_clock_ahead_of_ours_has_no_age(proxy: Proxy) -> None:
+def test_an_answer_from_the_future_is_none(proxy: Proxy) -> None:
+    """The clock was set back."""
     planted(proxy, BODY, age_s=-30)
+    assert not proxy.ask("/api/chat", BODY).is_edge
+    planted(proxy, BODY, age_s=-0.5)
     assert proxy.ask("/api/chat", BODY).headers["age"] == "0"
+
+
+def test_an_answer_that_never_ends_does_end(proxy: Proxy) -> None:
+    planted(proxy, BODY, left_s=1e12)
+    assert proxy.ask("/api/chat", BODY).is_edge
 
 
 @pytest.mark.parametrize("name", [name for name in rules.KEYED if name != "host"])
@@ -92,11 +100,13 @@ def test_who_asks_is_in_the_key(proxy: Proxy, name: str) -> None:
         assert not proxy.ask("/api/chat", BODY, {name: other}).is_edge
     assert not proxy.ask("/api/chat", BODY).is_edge
     twice = (
-        b"POST /api/chat HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%b: Bearer one\r\n%b: Bearer one\r\n"
+        b"POST /api/chat HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n%b: Bearer %b\r\n%b: Bearer %b\r\n"
         b"accept-encoding: identity\r\ncontent-length: %d\r\n\r\n%b"
     )
-    asked = twice % (proxy.port, name.encode(), name.encode(), len(BODY), BODY)
-    assert b"tier=edge" not in proxy.raw(asked)
+    header = name.encode()
+    for first, last, is_edge in ((b"one", b"two", False), (b"two", b"one", True)):
+        asked = twice % (proxy.port, header, first, header, last, len(BODY), BODY)
+        assert (b"tier=edge" in proxy.raw(asked)) == is_edge  # as the ingress: the last counts
 
 
 def test_the_name_that_is_called_is_in_the_key(proxy: Proxy) -> None:
