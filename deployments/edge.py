@@ -2,7 +2,8 @@
 
 Owns:         which answers this node's proxy holds, and the lease under which it may give them.
 Does not own: the proxy, which is Serve's, or the answers, which are the cache's.
-Lives:        one actor a node, started by whichever ingress replica on it is the first to ask.
+Lives:        one actor on each node that has a proxy, and for each version of the application,
+              started by whichever ingress replica is the first to ask.
 Dies:         with the ingress replica that started it; the proxy falls silent within a lease, the
               next replica that misses it starts another, and requests are answered all the while.
 """
@@ -10,8 +11,7 @@ Dies:         with the ingress replica that started it; the proxy falls silent w
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -22,16 +22,19 @@ import ray
 from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
 from ray.util import metrics
 
-from deployments.handles import named_address
+from deployments.handles import listen_host, named_address
 from serve.edge.feeder import Feeder
 from serve.edge.launcher import FOLDER, STATE, State
 from serve.edge.listener import Listener
 from serve.edge.protocol import Address
 from serve.edge.seen import place_of, stats_of
-from serve.edge.turn import Superseded, Turn
+from serve.edge.turn import Turn
 from serve.settings import Settings, parse
 
+log = logging.getLogger("rayllama.edge")
+
 _TELL_EVERY_S = 1.0
+_AGAIN_S = 1.0
 _READY_WITHIN_S = 30.0
 _NOT_ITS_TURN = "another feeder has this node's proxy"
 
@@ -39,43 +42,57 @@ _NOT_ITS_TURN = "another feeder has this node's proxy"
 class Edge:
     """The actor. `shards`: the names of the cache's actors, in order."""
 
-    def __init__(self, settings: Settings | dict[str, Any], shards: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings | dict[str, Any], shards: Sequence[str], version: str
+    ) -> None:
         self._settings = settings if isinstance(settings, Settings) else parse(settings)
         self._resolvers = [partial(named_address, name) for name in shards]
         logging.basicConfig(level=logging.INFO)
         self._folder = node_folder()
+        self._turn = Turn(self._folder, version)
         self._listener: Listener | None = None
         self._feeder: Feeder | None = None
         self._ready = asyncio.Event()
         self._gauges = EdgeGauges()
         self._feeding = asyncio.get_running_loop().create_task(self._feed())
 
-    async def address(self) -> Address:
-        """Where ingresses tell what is hot. Raises `TimeoutError` while it is not its turn."""
+    async def address(self, since: float) -> Address | None:
+        """Where ingresses tell what is hot; None: this node's proxy has no edge.
+
+        `since`: when who asks began, in seconds since the epoch. Raises `TimeoutError` while it is
+        not its turn; when it is, no other feeds this node's proxy.
+        """
+        self._turn.asked(since)
+        if not self._folder.is_dir():
+            return None
         async with asyncio.timeout(_READY_WITHIN_S):
             await self._ready.wait()
-        if self._listener is None:
-            raise TimeoutError("a later feeder has come")
-        return self._listener.address
+        return self._listener.address if self._listener else None
 
     async def _feed(self) -> None:
-        with suppress(Superseded):
-            async with Turn(self._folder) as turn:
-                feeder = self._feeder = Feeder(
-                    self._settings.edge,
-                    self._settings.cache,
-                    self._resolvers,
-                    self._look,
-                    clock=monotonic,
-                    now=time,
-                )
-                async with feeder, Listener(feeder, secrets.token_bytes(32)) as self._listener:
-                    self._ready.set()
-                    telling = asyncio.get_running_loop().create_task(self._tell(feeder))
-                    await turn.over()
-                    telling.cancel()
-                    await asyncio.wait([telling])
-        self._listener = self._feeder = None
+        while True:
+            try:
+                async with self._turn as turn:
+                    await self._feed_until(turn.over())
+            except Exception:
+                log.exception("the edge of this node is not fed")  # the last resort
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _feed_until(self, over: Coroutine[Any, Any, None]) -> None:
+        """Feed until that comes to an end."""
+        edge, cache = self._settings.edge, self._settings.cache
+        feeder = Feeder(edge, cache, self._resolvers, self._look, clock=monotonic, now=time)
+        try:
+            async with feeder, Listener(feeder, secrets.token_bytes(32), listen_host()) as listener:
+                self._feeder, self._listener = feeder, listener
+                self._ready.set()
+                telling = asyncio.get_running_loop().create_task(self._tell(feeder))
+                await over
+                telling.cancel()
+                await asyncio.wait([telling])
+        finally:
+            self._ready.clear()
+            self._listener = self._feeder = None
 
     async def stats(self) -> dict[str, Any]:
         """What the node's edge holds and has done (`serve.edge.seen`)."""

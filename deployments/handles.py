@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 from typing import Any
 
 import ray
@@ -18,8 +18,8 @@ from ray.serve import (
     get_deployment_actor_context,
     get_replica_context,
 )
-from ray.serve._private.constants import SERVE_NAMESPACE
-from ray.serve._private.utils import get_deployment_actor_name
+from ray.serve._private.constants import SERVE_NAMESPACE, SERVE_PROXY_NAME
+from ray.serve._private.utils import format_actor_name, get_deployment_actor_name
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 from ray.util import get_node_ip_address, list_named_actors
@@ -230,37 +230,55 @@ async def sibling_edges(method: str, *given: Any) -> list[dict[str, Any]]:
     return list(await asyncio.gather(*map(ask, names)))
 
 
-class NodeEdge:
-    """Where this node's feeder listens, and its secret; it is started if there is none.
+class Edges:
+    """The feeders of the nodes that have a proxy, for an ingress; they are started where missing.
 
-    `edge`: the actor's class. Ray ends an actor that nobody has a handle of, so one is kept.
+    `edge`: the actor's class. Ray ends an actor that nobody has a handle of, so they are kept.
     """
 
     def __init__(self, edge: type, settings: Settings) -> None:
         self._edge = edge
         self._settings = settings
-        self._actor: Any = None
+        self._actors: dict[str, Any] = {}
+        self._since = 0.0
 
-    async def __call__(self) -> Address:
-        """The address. Raises `CacheUnavailable` while there is none."""
-        if self._actor is None:
-            self._actor = self._start()
+    async def nodes(self) -> set[str]:
+        """The nodes that have a proxy, and this one."""
+        named = await asyncio.to_thread(list_named_actors, all_namespaces=True)
+        names = {entry["name"] for entry in named if entry["namespace"] == SERVE_NAMESPACE}
+        alive = [node["NodeID"] for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
+        found = {node for node in alive if format_actor_name(SERVE_PROXY_NAME, node) in names}
+        found.add(ray.get_runtime_context().get_node_id())
+        self._actors = {node: actor for node, actor in self._actors.items() if node in found}
+        return found
+
+    async def address(self, node: str) -> Address | None:
+        """Where a node's feeder listens, and its secret; None if its proxy has no edge.
+
+        Raises `CacheUnavailable` while there is no feeder, or it waits for its turn.
+        """
+        self._since = self._since or time()
+        if node not in self._actors:
+            self._actors[node] = self._start(node)
         try:
-            return await _ask(self._actor)
+            told = await self._actors[node].address.remote(self._since)
+        except TimeoutError as error:
+            raise CacheUnavailable("another feeder has that node's proxy") from error
         except (ValueError, RayError) as error:
-            self._actor = None
-            raise CacheUnavailable("this node's feeder is not there") from error
+            self._actors.pop(node, None)
+            raise CacheUnavailable("that node's feeder is not there") from error
+        return _address(told) if told else None
 
-    def _start(self) -> Any:
+    def _start(self, node: str) -> Any:
         context = get_replica_context()
         replica, version = context.replica_id, context.code_version or ""
         shards = [
             get_deployment_actor_name(replica.deployment_id, SHARD_NAME.format(index), version)
             for index in range(self._settings.cache.shards)
         ]
-        node = ray.get_runtime_context().get_node_id()
+        ours = f"{replica.deployment_id.app_name}::{version}"
         options = {
-            "name": f"{EDGE_NAME}::{replica.deployment_id.app_name}::{version}::{node}",
+            "name": f"{EDGE_NAME}::{ours}::{node}",
             "namespace": SERVE_NAMESPACE,
             "get_if_exists": True,
             "max_restarts": -1,  # a name whose actor has died isn't free while anybody knows it
@@ -268,7 +286,7 @@ class NodeEdge:
             "max_concurrency": 100,
             "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
         }
-        return ray.remote(self._edge).options(**options).remote(self._settings, shards)
+        return ray.remote(self._edge).options(**options).remote(self._settings, shards, ours)
 
 
 async def every_shard_address(index: int) -> list[Address]:
@@ -305,7 +323,11 @@ class ReportToShards:
 
 
 async def _ask(actor: Any) -> Address:
-    host, port, secret = await actor.address.remote()
+    return _address(await actor.address.remote())
+
+
+def _address(told: Sequence[Any]) -> Address:
+    host, port, secret = told
     return str(host), int(port), bytes(secret)
 
 

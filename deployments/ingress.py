@@ -9,8 +9,8 @@ Dies:         a lost replica fails only the requests open in it; its near cache 
 
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -28,8 +28,7 @@ from deployments.handles import (
 from deployments.standing import SILENCE_S
 from serve.cache.service import AnswerCache
 from serve.edge import launcher
-from serve.edge.protocol import Address
-from serve.edge.scout import Scout
+from serve.edge.scout import Edges, Scout
 from serve.errors import ConfigError
 from serve.fleet import roster
 from serve.fleet.asking import Asking
@@ -52,6 +51,12 @@ NOT_FAST = (
     "effect when Serve starts: `serve shutdown` first); on macOS there is no HAProxy to switch on"
 )
 
+_SETTLED_WITHIN_S = 20.0
+_NOT_SETTLED = (
+    "not every node's edge has been taken over yet: until then one may still give what an earlier "
+    "version of this application put there"
+)
+
 
 class Ingress:
     """Late-bound: Serve asks for the ASGI application on the replica, after `__init__`."""
@@ -60,7 +65,7 @@ class Ingress:
         self,
         settings: Settings,
         inference: dict[str, DeploymentHandle],
-        edge: Callable[[], Awaitable[Address]] | None = None,
+        edges: Edges | None = None,
     ) -> None:
         self._settings = settings
         self._handles = {
@@ -76,7 +81,7 @@ class Ingress:
             clock=monotonic,
             now=time,
         )
-        self._scout = self._scouting(edge) if edge and is_edge(settings) else None
+        self._scout = self._scouting(edges) if edges and is_edge(settings) else None
         adopt_serve_log()
         refuse_public(settings, http_host())
         found = environment()
@@ -105,8 +110,12 @@ class Ingress:
 
     @asynccontextmanager
     async def _lifespan(self, _app: object) -> AsyncIterator[None]:
-        scout = self._scout or nullcontext()
-        async with self._answers, self._fleet, Gauges(self._meter, self._answers), scout:
+        gauges = Gauges(self._meter, self._answers)
+        async with self._answers, self._fleet, gauges, AsyncExitStack() as scouting:
+            if self._scout:
+                await scouting.enter_async_context(self._scout)
+                if not await self._scout.settled(_SETTLED_WITHIN_S):
+                    log.warning(_NOT_SETTLED)
             deaf = [self._follow(name) for name in self._handles]
             try:
                 yield
@@ -114,10 +123,10 @@ class Ingress:
                 for stop in deaf:
                     stop()
 
-    def _scouting(self, edge: Callable[[], Awaitable[Address]]) -> Scout:
-        """What tells the node's feeder which answers are hot."""
+    def _scouting(self, edges: Edges) -> Scout:
+        """What tells the nodes' feeders which answers are hot."""
         return Scout(
-            edge,
+            edges,
             min_hits=self._settings.edge.min_hits,
             lifetime_s=self._answers.lifetime_s,
             generation=lambda: self._answers.generation,

@@ -25,7 +25,7 @@ from deployments.handles import (
     ADMIN_NAME,
     SCHEDULER_NAME,
     SHARD_NAME,
-    NodeEdge,
+    Edges,
     ReportToShards,
     address_of,
     deployment_of,
@@ -91,7 +91,7 @@ def compose(args: Settings, front: type[Ingress], router: str) -> ray_serve.Appl
         graceful_shutdown_timeout_s=args.ingress.drain_timeout_s,
         deployment_actors=[*shards, *_schedulers(args), *_admin(args)],
     )
-    return ingress.bind(args, inference, NodeEdge(Edge, args))
+    return ingress.bind(args, inference, Edges(Edge, args))
 
 
 def _inference(args: Settings, pool: str, router: str) -> ray_serve.Application:

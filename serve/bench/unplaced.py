@@ -1,6 +1,6 @@
 """Rayllama without its schedulers, on the router that Serve has by default: to compare with."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import Self
 
@@ -10,7 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.handles import PoolHandle
 from deployments.ingress import Ingress
 from serve.app import compose
-from serve.edge.protocol import Address
+from serve.edge.scout import Edges
 from serve.ports import Call, Frame, Member
 from serve.settings import Settings
 
@@ -53,9 +53,9 @@ class UnplacedIngress(Ingress):
         self,
         settings: Settings,
         inference: dict[str, DeploymentHandle],
-        edge: Callable[[], Awaitable[Address]] | None = None,
+        edges: Edges | None = None,
     ) -> None:
-        super().__init__(settings, inference, edge)
+        super().__init__(settings, inference, edges)
         self._fleet = Unplaced(self._handles[""])  # type: ignore[assignment]
 
     def _follow(self, _name: str) -> Callable[[], None]:

@@ -76,7 +76,7 @@ class ServeRun:
             _QUIET | (_OURS if is_ours else {}) | (_ON_LOOPBACK if is_ours and is_loopback else {})
         )
         edge = Path(sys.executable).parent / launcher.BINARY
-        if is_ours and has_edge and edge.exists():
+        if is_ours and has_edge and edge.exists() and not environment().haproxy_binary:
             extra = {"RAY_SERVE_HAPROXY_BINARY_PATH": str(edge)} | extra
         # RAY_ADDRESS would win over `--address local`.
         self._env = child_environment(extra | {family.MARK: self.run}, drop=("RAY_ADDRESS",))

@@ -23,7 +23,7 @@ lost.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -47,6 +47,7 @@ log = logging.getLogger("rayllama.edge")
 
 COUNT_EVERY_S = 5.0
 TOUCH_EVERY_S = 30.0
+_AGAIN_S = 1.0
 _ADDS_A_TURN = 1000
 _COMMAND_BYTES = 256
 """What a command takes of the proxy's buffer beside its value."""
@@ -90,7 +91,7 @@ class Feeder:
         self.shards = Shards(
             resolvers, clock=clock, lease_s=cache.lease_s, watcher=self, serves=False, lingers=True
         )
-        self.promoted = self.refused = self.removed = self.hits = 0
+        self.promoted = self.refused = self.hits = 0
         self.refusals: dict[bytes, str] = {}
         """The latest: why, by the key in the shared store."""
         self.is_whole = False
@@ -99,8 +100,8 @@ class Feeder:
     async def __aenter__(self) -> Self:
         await self._running.enter_async_context(self.shards)
         loop = asyncio.get_running_loop()
-        turns = (self._settle(), self._feed(), self._count())
-        self._tasks = [loop.create_task(turn) for turn in turns]
+        turns = (self._settle, self._feed, self._count)
+        self._tasks = [loop.create_task(_again(turn)) for turn in turns]
         return self
 
     async def __aexit__(
@@ -124,7 +125,7 @@ class Feeder:
         has_moved = view.utc_offset_s != self._catalogue.view.utc_offset_s
         if generation != self._generation or has_moved:
             self._generation = generation
-            self.removed += self.shelf.keep(lambda _: False)
+            self.shelf.keep(lambda _: False)
         self._catalogue.adopt(view)
         self._changes += 1
         in_force: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -189,6 +190,8 @@ class Feeder:
 
     async def _settle(self) -> None:
         """Each change that is told: silence, and only then is it taken in."""
+        if self._waiting:
+            self._told.set()
         while True:
             await self._told.wait()
             self._told.clear()
@@ -232,7 +235,7 @@ class Feeder:
 
         if not self._catalogue.is_live(self._clock()):  # nothing is vouched for: nothing is given
             return True
-        self.removed += self.shelf.keep(self._is_good)
+        self.shelf.keep(self._is_good)
         is_whole = await self.proxy.bring(state, self.shelf.entries, _ADDS_A_TURN)
         left_s = self._catalogue.left_s(self._clock())
         await self.proxy.lease(state, left_s, may)
@@ -263,10 +266,10 @@ class Feeder:
         hits = {key: count for key, count in since.items() if count}
         for key, count in hits.items():
             self.hits += count
-            entry = self.shelf.entries.get(key)
+            entry = self.shelf.known(key)
             if entry is not None:
                 self._ledger.add_rows([_row(entry, count)])
-        self.removed += self.shelf.counted(hits)
+        self.shelf.counted(hits)
         rows = self._ledger.drain()
         if rows and not self.shards.count(rows):
             self._ledger.add_rows(rows)
@@ -281,6 +284,16 @@ class Feeder:
                     await self.shards.peek(entry.shared_key, self._lookup_s)
                 except CacheUnavailable:
                     return
+
+
+async def _again(turn: Callable[[], Awaitable[None]]) -> None:
+    """What goes on for ever, whatever happens to it."""
+    while True:
+        try:
+            await turn()
+        except Exception:
+            log.exception("the edge's feeder begins anew")  # the last resort
+            await asyncio.sleep(_AGAIN_S)
 
 
 def _row(entry: Entry, hits: int) -> Row:

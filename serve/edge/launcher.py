@@ -75,13 +75,13 @@ def edged(arguments: list[str], binary: str) -> list[str]:
     try:
         state, path = _prepare(config, folder)
         _try(binary, path)
-    except (NotAsExpected, OSError, UnicodeError, subprocess.SubprocessError) as fault:
+        _write(folder / STATE, json.encode(state))
+    except Exception as fault:  # noqa: BLE001  (whatever it is, Serve needs its proxy)
         reason = f"{type(fault).__name__}: {fault}"
         sys.stderr.write(f"rayllama-haproxy: no edge: {reason}\n")
         with contextlib.suppress(OSError):
             _write(folder / STATE, json.encode(State(reason)))
         return arguments
-    _write(folder / STATE, json.encode(state))
     return [*arguments[:at], str(path), *arguments[at + 1 :], "-L", str(config)]
 
 

@@ -1,4 +1,4 @@
-"""The feeder's ear: a socket on loopback, to which the ingresses of its node tell what is hot."""
+"""The feeder's ear: a socket to which ingresses tell what is hot."""
 
 import asyncio
 import logging
@@ -20,15 +20,15 @@ from serve.wire.framing import MALFORMED, Frames, frame
 
 log = logging.getLogger("rayllama.edge")
 
-HOST = "127.0.0.1"
 HELLO_WITHIN_S = 5.0
 _LOOK_EVERY_S = 0.5
 
 
 class Listener:
-    """Owns the socket and its connections."""
+    """Owns the socket and its connections. `host`: where ingresses of other nodes reach it too."""
 
-    def __init__(self, feeder: Feeder, secret: bytes) -> None:
+    def __init__(self, feeder: Feeder, secret: bytes, host: str = "127.0.0.1") -> None:
+        self._host = host
         self._feeder = feeder
         self._secret = secret
         self._server: asyncio.Server | None = None
@@ -39,7 +39,7 @@ class Listener:
 
     async def __aenter__(self) -> Self:
         self._wanted = self._feeder.wanted_bytes
-        self._server = await asyncio.start_server(self._greeted, HOST, 0)
+        self._server = await asyncio.start_server(self._greeted, self._host, 0)
         self._telling = asyncio.get_running_loop().create_task(self._tell())
         return self
 
@@ -63,7 +63,7 @@ class Listener:
         """Where it is, once it listens."""
         if self._server is None:
             raise RuntimeError("it doesn't listen yet")
-        return HOST, int(self._server.sockets[0].getsockname()[1]), self._secret
+        return self._host, int(self._server.sockets[0].getsockname()[1]), self._secret
 
     async def _greeted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -15,7 +15,7 @@ def stats_of(feeder: Feeder) -> dict[str, Any]:
         "lease_s": feeder.lease_s,
         "hits": feeder.hits,
         "promoted": feeder.promoted,
-        "removed": feeder.removed,
+        "removed": feeder.shelf.removed,
         "refused": feeder.refused,
         "reloads": max(0, feeder.proxy.restarts - 1),
     }

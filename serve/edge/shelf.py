@@ -76,45 +76,57 @@ class Shelf:
         self._max_entries = max_entries
         self.entries: dict[str, Entry] = {}
         self.held_bytes = 0
+        self.removed = 0
+        self._left: dict[str, Entry] = {}
 
     def put(self, entry: Entry) -> bool:
         """Take it, in the place of one with the same key. False if there are hotter ones enough."""
         if entry.size > self._max_bytes or not self._max_entries:
             return False
-        self.remove(entry.key)
+        self._remove(entry.key)
+        if not self._make_room(entry):
+            return False
         self.entries[entry.key] = entry
         self.held_bytes += entry.size
-        if self._is_full:
-            self._make_room()
-        return entry.key in self.entries
+        return True
 
-    def remove(self, key: str) -> None:
-        """Take it off, if it is there."""
+    def keep(self, is_good: Callable[[Entry], bool]) -> None:
+        """Take off all but the good ones."""
+        for key in [key for key, entry in self.entries.items() if not is_good(entry)]:
+            self._remove(key)
+
+    def known(self, key: str) -> Entry | None:
+        """What is there, or was since the last counting."""
+        return self.entries.get(key) or self._left.get(key)
+
+    def counted(self, hits: Mapping[str, int]) -> None:
+        """Some time has passed, with these hits: the cold ones leave."""
+        self._left.clear()
+        for key, entry in self.entries.items():
+            entry.heat = entry.heat / 2 + hits.get(key, 0)
+        self.keep(lambda entry: entry.heat >= _COLD)
+
+    def _remove(self, key: str) -> None:
         gone = self.entries.pop(key, None)
         if gone is not None:
             self.held_bytes -= gone.size
+            self.removed += 1
+            self._left[key] = gone
 
-    def keep(self, is_good: Callable[[Entry], bool]) -> int:
-        """Take off all but the good ones. Returns how many left."""
-        bad = [key for key, entry in self.entries.items() if not is_good(entry)]
-        for key in bad:
-            self.remove(key)
-        return len(bad)
-
-    def counted(self, hits: Mapping[str, int]) -> int:
-        """Some time has passed, with these hits. Returns how many left for being cold."""
-        for key, entry in self.entries.items():
-            entry.heat = entry.heat / 2 + hits.get(key, 0)
-        return self.keep(lambda entry: entry.heat >= _COLD)
-
-    @property
-    def _is_full(self) -> bool:
-        return self.held_bytes > self._max_bytes or len(self.entries) > self._max_entries
-
-    def _make_room(self) -> None:
-        coldest = sorted(self.entries.values(), key=lambda entry: entry.heat)
-        spare = max(1, len(coldest) // _SPARE)
-        for number, entry in enumerate(coldest):
-            if number >= spare and not self._is_full:
-                return
-            self.remove(entry.key)
+    def _make_room(self, entry: Entry) -> bool:
+        """For an entry, in the place of colder ones. Returns False, and removes none, if not."""
+        bytes_over = self.held_bytes + entry.size - self._max_bytes
+        number_over = len(self.entries) + 1 - self._max_entries
+        if bytes_over <= 0 and number_over <= 0:
+            return True
+        coldest = sorted(self.entries.values(), key=lambda one: one.heat)
+        colder = [one for one in coldest if one.heat <= entry.heat]
+        going = 0
+        while bytes_over > 0 or going < number_over:
+            if going == len(colder):
+                return False
+            bytes_over -= colder[going].size
+            going += 1
+        for one in colder[: max(going, len(coldest) // _SPARE)]:
+            self._remove(one.key)
+        return True

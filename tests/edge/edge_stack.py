@@ -34,7 +34,7 @@ class Edge:
 
     def _scouting(self, answers: AnswerCache) -> Scout:
         self.scout = Scout(
-            self._where,
+            self,
             min_hits=self.stack.settings.edge.min_hits,
             lifetime_s=answers.lifetime_s,
             generation=lambda: answers.generation,
@@ -42,7 +42,10 @@ class Edge:
         )
         return self.scout
 
-    async def _where(self) -> Address:
+    async def nodes(self) -> list[str]:
+        return ["here"]
+
+    async def address(self, node: str) -> Address:
         if self.listener is None:
             raise CacheUnavailable("no feeder yet")
         return self.listener.address
@@ -68,7 +71,7 @@ class Edge:
         assert self.scout is not None
         await self.exits.enter_async_context(self.scout)
         async with asyncio.timeout(20):
-            while not (self.scout._wanted_bytes and self.feeder.lease_left_s):
+            while not (self.scout.wanted_bytes and self.feeder.lease_left_s):
                 await asyncio.sleep(0.01)
 
     def until_edge(self, path: str, body: bytes, headers: dict[str, str]) -> Answer | None:

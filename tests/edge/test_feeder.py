@@ -14,6 +14,7 @@ import pytest
 from serve.cache.protocol import Purge
 from serve.cache.reporter import Reporter
 from serve.cache.shard import ShardServer
+from serve.edge import feeder
 from serve.edge.feeder import Feeder
 from serve.edge.key import edge_key
 from serve.edge.protocol import Hot
@@ -307,6 +308,37 @@ async def test_hits_are_told_to_the_authority_and_the_store(proxy: Proxy) -> Non
         await feeder._touch()
         assert entry.touched_at > monotonic() - 30
         assert made.shard.stats().hits == hits  # asked for, but not counted
+
+
+async def test_hits_on_what_has_left_are_told_too(proxy: Proxy) -> None:
+    async with world(proxy) as made:
+        await made.promote()
+        counted = await made.feeder.proxy.counts(proxy.state)
+        made.feeder.shelf.keep(lambda _: False)
+        made.feeder.take_counts(*counted)
+        await until(lambda: bool(made.shard.stats().counted))
+        (row,) = made.shard.stats().counted
+        assert row.answers == {"hit": {"edge": made.feeder.hits}}
+        assert made.feeder.hits > 0
+
+
+@pytest.mark.parametrize("loop", ["_turn", "_touch"])
+async def test_what_nobody_foresaw_ends_no_loop(
+    proxy: Proxy, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail() -> None:
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(feeder, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(feeder, "COUNT_EVERY_S", 0.01)
+    async with world(proxy) as made:
+        with monkeypatch.context() as faulty:
+            faulty.setattr(made.feeder, loop, fail)
+            await until(lambda: "the edge's feeder begins anew" in caplog.text)
+        assert await made.promote()
+        seen = made.feeder.hits
+        assert (await made.ask()).is_edge
+        await until(lambda: made.feeder.hits > seen)
 
 
 async def test_what_goes_cold_leaves_and_the_budget_holds(proxy: Proxy) -> None:

@@ -76,6 +76,22 @@ def test_where_haproxy_refuses_it_it_starts_as_it_is(
         assert proxy.state.reason
 
 
+def test_where_the_disk_is_full_at_the_last_moment_it_starts_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail_state(path: Path, content: bytes) -> None:
+        if path.name == launcher.STATE:
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    write = launcher._write
+    monkeypatch.setattr(launcher, "_write", fail_state)
+    with Proxy() as proxy:
+        arguments = ["-db", "-f", str(proxy.config)]
+        assert launcher.edged(arguments, BINARY) == arguments
+    assert "no edge: OSError" in capsys.readouterr().err
+
+
 def test_other_calls_are_passed_on() -> None:
     said = subprocess.run([*LAUNCHER, "-v"], capture_output=True, text=True, check=True)
     assert said.stdout.startswith("HAProxy version")

@@ -1,10 +1,13 @@
 """The edge on real Ray and Serve: what is killed, reloaded or changed under load."""
 
+import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -150,11 +153,66 @@ def test_redeploys_under_load_fail_no_request(
     assert asking.answers > 100
 
 
-def deploy(path: Path, ingresses: int) -> None:
+@contextmanager
+def upload(key: str) -> Iterator[None]:
+    """One that doesn't end: the ingress that has it drains as long as it takes."""
+    head = (
+        f"POST /api/blobs/sha256:{'0' * 64} HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Length: 1000000\r\n\r\nabc"
+    )
+    with socket.create_connection(("127.0.0.1", 8000)) as connection:
+        connection.sendall(head.encode())
+        yield
+        connection.settimeout(0.1)
+        with pytest.raises(TimeoutError):  # it is still open
+            connection.recv(1)
+
+
+def test_a_revoked_key_gets_nothing_more_while_an_old_ingress_drains(
+    system: System, tmp_path: Path
+) -> None:
+    """Two versions side by side, each with a feeder: the later one has the proxy, and keeps it."""
+    key_a, key_b = "a" * 40, "b" * 40
+    hot = generation("Who may see this?")
+    with (
+        httpx.Client(base_url=URL, timeout=60, headers={"Authorization": f"Bearer {key_a}"}) as a,
+        httpx.Client(base_url=URL, timeout=60, headers={"x-api-key": key_b}) as b,
+    ):
+        deploy(tmp_path / "both.yaml", 1, [key_a, key_b])
+        wait_for(lambda: httpx.post(URL + "/api/generate", json=hot).status_code == 401, 120)
+        until_edge(a, hot)
+        with upload(key_a):
+            deploy(tmp_path / "one.yaml", 1, [key_b])
+            asked: list[int] = []
+
+            def is_revoked() -> bool:
+                cold = generation(f"Is it revoked? {len(asked)}")
+                asked.append(ask(a, cold).status_code)
+                return asked[-1] == 401
+
+            wait_for(is_revoked, 120)
+            for _ in range(50):
+                assert ask(a, hot).status_code == 401
+            until_edge(b, hot)
+            kept_until = time.monotonic() + 5
+            while time.monotonic() < kept_until:
+                assert ask(b, hot).headers["x-rayllama-cache"] == EDGE
+            assert ask(a, hot).status_code == 401
+    deploy(tmp_path / "open.yaml", 2)
+
+
+def deploy(path: Path, ingresses: int, keys: Sequence[str] = ()) -> None:
     """`serve deploy` of local.yaml with so many ingresses, as an operator would."""
     data = yaml.safe_load((PROJECT / "configs" / "local.yaml").read_text())
-    (ingress,) = data["applications"][0]["deployments"]
+    (application,) = data["applications"]
+    (ingress,) = application["deployments"]
     ingress["num_replicas"] = ingresses
+    if keys:
+        application["args"]["ingress"]["drain_timeout_s"] = 120
+        known = [hashlib.sha256(key.encode()).hexdigest() for key in keys]
+        application["args"]["auth"] = {
+            "keys": [{"sha256": one, "tenant": "ours", "admin": True} for one in known]
+        }
     path.write_text(yaml.safe_dump(data))
     serve = Path(sys.executable).with_name("serve")
     done = subprocess.run(
