@@ -35,11 +35,25 @@ def planted(
 ) -> str:
     """The only entry: the answer to these bytes. Returns its key."""
     key = edge_key(path, query, headers_of(proxy, headers), body)
-    kind = kind_of(200, [(b"content-type", content_type)], answer)
     assert key is not None
+    plant(proxy, key, answer, content_type=content_type, age_s=age_s, left_s=left_s)
+    return key
+
+
+def plant(
+    proxy: Proxy,
+    key: str | None,
+    answer: bytes = b'{"answer":1}',
+    *,
+    content_type: bytes = JSON,
+    age_s: float = 5.5,
+    left_s: float = 100,
+) -> None:
+    """The only entry, under that key; none if there is none."""
+    kind = kind_of(200, [(b"content-type", content_type)], answer)
     assert kind is not None
     now = time.time()
     value = value_of(Facts(now - age_s, now + left_s, 3600, KEY), kind, answer)
-    state = proxy.state
-    assert do(proxy, clear(state.answers), add(state.answers, key, value)) == []
-    return key
+    answers = proxy.state.answers
+    entries = [add(answers, key, value)] if key else []
+    assert do(proxy, clear(answers), *entries) == []

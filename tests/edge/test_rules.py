@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve.edge import rules
+from serve.edge.key import edge_key
 from serve.edge.rules import body_limit
-from tests.edge.entries import JSON, KEY, NDJSON, do, planted
+from tests.edge.entries import JSON, KEY, NDJSON, do, plant, planted
 from tests.edge.proxy import Proxy
 
 BODY = b'{"model":"m","prompt":"why?"}'
@@ -26,6 +27,19 @@ TRICKY = st.sampled_from(
     ]
 )
 BYTES = st.lists(TRICKY | st.binary(max_size=20), max_size=12).map(b"".join)
+
+Asker = tuple[bytes, bytes, bytes, bytes]
+"""A query, and the values of three headers of the key."""
+
+
+def headers_of_asker(proxy: Proxy, asker: Asker) -> list[tuple[bytes, bytes]]:
+    names = (b"accept", b"authorization", b"x-api-key")
+    return [(b"host", b"127.0.0.1:%d" % proxy.port), *zip(names, asker[1:], strict=True)]
+
+
+def bare(asker: Asker) -> list[bytes]:
+    """Without the blanks around a header's value, which don't belong to it."""
+    return [part.strip(b" \t") for part in asker]
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +64,29 @@ def test_a_body_that_only_begins_like_another_is_another(
     planted(proxy, body)
     for other in (body + b"\0" + rest, body + b"\0" * 9, body + b"\n" + rest, b"\n" + body):
         assert not proxy.ask("/api/chat", other).is_edge
+
+
+VALUES = st.text(st.sampled_from("a1 \t%\"'\\|;<>{}[]()$,=:?+&\x80é\x7f"), max_size=6).map(
+    lambda text: text.encode("latin-1")
+)
+QUERIES = st.text(st.sampled_from("a1%\"'\\|;<>{}[]()$,=:?+&"), max_size=6).map(str.encode)
+ASKERS = st.tuples(QUERIES, VALUES, VALUES, VALUES)
+
+
+@EXAMPLES
+@given(one=ASKERS, other=ASKERS)
+def test_nobody_gets_what_belongs_to_another(proxy: Proxy, one: Asker, other: Asker) -> None:
+    key = edge_key("/api/chat", one[0], headers_of_asker(proxy, one), BODY)
+    plant(proxy, key)
+    for asker in (one, other):
+        headers = [*headers_of_asker(proxy, asker), (b"content-length", b"%d" % len(BODY))]
+        query = b"?" + asker[0] if asker[0] else b""
+        lines = [b"POST /api/chat%b HTTP/1.1" % query, *map(b": ".join, headers)]
+        said = proxy.raw(b"\r\n".join(lines) + b"\r\n\r\n" + BODY)
+        if key is None or bare(asker) != bare(one):
+            assert b"tier=edge" not in said
+        else:
+            assert b"tier=edge" in said or said.startswith(b"HTTP/1.1 400")
 
 
 @EXAMPLES
