@@ -32,6 +32,7 @@ class Reporter:
         self._lease_s = lease_s
         self._clients: dict[Address, ShardClient] = {}
         self._looked_at = float("-inf")
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -42,6 +43,7 @@ class Reporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._is_closed = True
         await self._talk_to(set())
 
     @property
@@ -81,7 +83,8 @@ class Reporter:
                 found.update(await resolve())
             except CacheUnavailable as fault:
                 log.info("a cache shard is away: %s", fault)
-        await self._talk_to(found)
+        if not self._is_closed:  # else nobody would end the connections
+            await self._talk_to(found)
 
     async def _talk_to(self, addresses: set[Address]) -> None:
         for gone in self._clients.keys() - addresses:

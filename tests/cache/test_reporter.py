@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Sequence
 from time import monotonic
 
@@ -105,3 +106,13 @@ async def test_a_shard_that_was_only_just_found_confirms_nothing_yet() -> None:
         await until(lambda: tested.connected == 1)
         await tested.confirm(report())
         assert has_heard(server)
+
+
+async def test_a_report_after_the_end_connects_to_nobody() -> None:
+    async with shard() as (_, address):
+        async with reporter(Everywhere(address)) as tested:
+            await tested.report(report())
+            await until(lambda: tested.connected == 1)
+        before = asyncio.all_tasks()
+        await tested.report(report())
+        assert asyncio.all_tasks() == before
