@@ -124,7 +124,7 @@ class Relay:
         """All lines into one body. An error among them is the whole answer, with a status."""
         exchange, renderer = self._exchange, self._renderer
         answer = Answer(head.content_type, self._keep_bytes)
-        good, message = _cut_error(await _whole_body(first, frames, answer))
+        good, message = _cut_error(await whole_body(first, frames, answer))
         if message is not None:
             raise EngineRefused(500, message)
         if not good:
@@ -140,7 +140,7 @@ class Relay:
         """One JSON object: an embedding, a load, or the engine's refusal."""
         exchange, renderer = self._exchange, self._renderer
         answer = Answer(head.content_type, self._keep_bytes)
-        body = await _whole_body(first, frames, answer)
+        body = await whole_body(first, frames, answer)
         if head.status != 200 and exchange.route.startswith("/v1/"):
             raise EngineRefused(head.status, wire_frames.error_text(body))
         content_type = head.content_type.encode()
@@ -216,7 +216,8 @@ async def _bodies(first: bytes, frames: Frames, answer: Answer) -> AsyncIterator
             raise EngineDied(frame.message)
 
 
-async def _whole_body(first: bytes, frames: Frames, answer: Answer) -> bytes:
+async def whole_body(first: bytes, frames: Frames, answer: Answer) -> bytes:
+    """All the bytes; `answer` gets the tail. Raises `EngineDied` if it broke."""
     return b"".join([data async for data in _bodies(first, frames, answer)])
 
 
