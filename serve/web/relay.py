@@ -9,7 +9,14 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
-from serve.errors import DeadlineExceeded, EngineDied, EngineError, EngineRefused, RayllamaError
+from serve.errors import (
+    RUNNER_DIED,
+    DeadlineExceeded,
+    EngineDied,
+    EngineError,
+    EngineRefused,
+    RayllamaError,
+)
 from serve.ports import Call, Failed, Frame, Head, Tail
 from serve.web.body import ClientGone, until_gone
 from serve.web.dialects import JSON, NDJSON, Asked
@@ -89,7 +96,11 @@ class Relay:
             await self._copy(head, first, frames)
 
     async def _stream(self, head: Head, first: bytes, frames: Frames) -> None:
-        """Line by line, each as it comes."""
+        """Line by line, each as it comes.
+
+        Ollama may just stop, as when a model repeats itself. Its own clients know that; those of
+        other dialects wait for an end.
+        """
         exchange, renderer = self._exchange, self._renderer
         answer = Answer(head.content_type, self._keep_bytes)
         exchange.began(head.status)
@@ -104,11 +115,13 @@ class Relay:
             ],
         )
         message: str | None = None
+        last = b""
         try:
             async for data in _bodies(first, frames, answer):
                 good, message = _cut_error(data)
                 if good:
                     answer.add(good)
+                    last = good
                     rendered = renderer.chunk(good)
                     if rendered:
                         await part(exchange.send, rendered)
@@ -116,6 +129,8 @@ class Relay:
                     break
         except EngineError as error:
             message = str(error)
+        if message is None and self._asked.is_translated and not wire_frames.is_over(last):
+            message = RUNNER_DIED
         if message is None:
             self._whole(answer)
         await end(exchange.send, b"" if message is None else renderer.broken(message))
@@ -238,8 +253,7 @@ def call_for(exchange: Exchange, asked: Asked, deadline_s: float | None) -> Call
 
 def _cut_error(data: bytes) -> tuple[bytes, str | None]:
     """Whole lines without the error line that ends them, and what it says."""
-    last = data.rfind(b"\n", 0, -1) + 1
-    line = data[last:]
+    line = wire_frames.last_line(data)
     if not wire_frames.is_error(line):
         return data, None
-    return data[:last], wire_frames.error_text(line)
+    return data[: -len(line)], wire_frames.error_text(line)
