@@ -110,8 +110,7 @@ class Relay:
             [
                 (b"content-type", renderer.stream_type),
                 *renderer.stream_headers,
-                self._verdict(),
-                *_placing(head),
+                *self._about(head),
             ],
         )
         message: str | None = None
@@ -148,8 +147,8 @@ class Relay:
         body = renderer.whole(good.splitlines())
         self._whole(answer)
         exchange.began(200)
-        headers = [self._verdict(), *_placing(head)]
-        await Reply(200, renderer.whole_type, body, headers=headers).send(exchange.send)
+        reply = Reply(200, renderer.whole_type, body, headers=self._about(head))
+        await reply.send(exchange.send)
 
     async def _copy(self, head: Head, first: bytes, frames: Frames) -> None:
         """One JSON object: an embedding, a load, or the engine's refusal."""
@@ -159,6 +158,7 @@ class Relay:
         if head.status != 200 and exchange.route.startswith("/v1/"):
             raise EngineRefused(head.status, wire_frames.error_text(body))
         content_type = head.content_type.encode()
+        headers = self._about(head)
         if not self._asked.is_streamed:
             content_type = renderer.whole_type if head.status == 200 else JSON
         if head.status == 200:
@@ -167,10 +167,11 @@ class Relay:
             body = renderer.single(body)
             if self._asked.is_streamed and self._asked.is_translated:
                 content_type = renderer.stream_type
-        exchange.began(head.status)
-        reply = Reply(head.status, content_type, body, headers=[self._verdict(), *_placing(head)])
+                headers += renderer.stream_headers
         if head.status == 503:
-            reply.headers.append((b"retry-after", b"1"))
+            headers.append((b"retry-after", b"1"))
+        exchange.began(head.status)
+        reply = Reply(head.status, content_type, body, headers=headers)
         await reply.send(exchange.send)
 
     def _whole(self, answer: Answer) -> None:
