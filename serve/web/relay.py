@@ -13,7 +13,6 @@ from serve.errors import (
     RUNNER_DIED,
     DeadlineExceeded,
     EngineDied,
-    EngineError,
     EngineRefused,
     RayllamaError,
 )
@@ -126,7 +125,7 @@ class Relay:
                         await part(exchange.send, rendered)
                 if message is not None:
                     break
-        except EngineError as error:
+        except RayllamaError as error:
             message = str(error)
         if message is None and self._asked.is_translated and not wire_frames.is_over(last):
             message = RUNNER_DIED

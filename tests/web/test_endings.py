@@ -3,10 +3,20 @@
 import json
 
 import pytest
+from starlette.types import Message
 
-from serve.errors import RUNNER_DIED
+from serve.errors import (
+    RUNNER_DIED,
+    DeadlineExceeded,
+    EngineDied,
+    EngineRefused,
+    Overloaded,
+    RayllamaError,
+    Unforeseen,
+)
 from serve.ports import Failed
-from tests.web.cached import cached_front
+from tests.asgi import Caller
+from tests.web.cached import TAIL, cached_front
 from tests.web.front import Front
 from tests.web.scripted_pool import NDJSON, line
 
@@ -21,6 +31,7 @@ ASKS = {
 }
 STREAMED = json.dumps(ASKS | {"stream": True}).encode()
 WHOLE = json.dumps(ASKS | {"stream": False}).encode()
+THINKING = json.dumps(ASKS | {"stream": True, "thinking": {"type": "enabled"}}).encode()
 TRANSLATED = ("/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses")
 
 
@@ -42,6 +53,19 @@ async def test_a_stream_that_just_ends_ends_as_one_whose_runner_died(route: str)
         assert RUNNER_DIED.encode() in got.body
     empty = await Front([NDJSON]).post(route, STREAMED)
     assert (empty.status, RUNNER_DIED.encode() in empty.body) == (200, True)
+
+
+@pytest.mark.parametrize(
+    "error", [Overloaded("full"), DeadlineExceeded("late"), Unforeseen("ours")]
+)
+@pytest.mark.parametrize("route", ["/api/chat", *TRANSLATED])
+async def test_whatever_fails_in_mid_stream_is_its_last_event(
+    route: str, error: RayllamaError
+) -> None:
+    lines = said(route)
+    told = await Front([NDJSON, *lines, Failed(str(error))]).post(route, STREAMED)
+    got = await Front([NDJSON, *lines, error]).post(route, STREAMED)
+    assert (got.status, got.body) == (200, told.body)
 
 
 @pytest.mark.parametrize("route", ["/api/chat", "/api/generate"])
@@ -71,3 +95,21 @@ async def test_half_an_answer_is_not_kept(route: str, body: bytes) -> None:
             got = await front.post(route, body)
             assert got.headers[b"x-rayllama-cache"] == b"miss; reason=cold"
         assert len(front.pool.calls) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [Overloaded(), EngineDied(), EngineRefused(400, '"m" does not support thinking')]
+)
+async def test_an_answer_that_has_begun_is_neither_replaced_nor_asked_for_again(
+    error: RayllamaError,
+) -> None:
+    def break_off(_: Message) -> None:
+        raise error
+
+    caller = Caller("POST", "/v1/messages", THINKING)
+    caller.on_send = break_off
+    async with cached_front([NDJSON, line("a"), line("", done=True), TAIL]) as front:
+        with pytest.raises(type(error)):
+            await caller.run(front.app)
+        assert len(front.pool.calls) == 1
+    assert len(caller.sent) == 1
