@@ -5,7 +5,7 @@ A stream can end without a word that something is wrong: a last line with `error
 """
 
 from serve.ports import Head
-from serve.wire.frames import parse_last
+from serve.wire.frames import last_line, parse_last
 
 _NDJSON = "application/x-ndjson"
 
@@ -30,5 +30,4 @@ class Ending:
             return False
         if not self._head.content_type.startswith(_NDJSON):
             return True  # its length was known, or its chunks had an end: the client checked
-        last_line = self._last[self._last.rfind(b"\n", 0, -1) + 1 :]
-        return parse_last(last_line) is not None
+        return parse_last(last_line(self._last)) is not None

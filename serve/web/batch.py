@@ -12,7 +12,7 @@ from serve.cache import vectors
 from serve.cache.outcome import Batch
 from serve.ports import Head, Tail
 from serve.web.dialects import Asked
-from serve.web.relay import Frames, Relay
+from serve.web.relay import Answer, Frames, Relay, whole_body
 from serve.web.reply import Reply
 from serve.wire import gojson
 
@@ -55,8 +55,9 @@ class BatchRelay(Relay):
         if complete is None or head.status != 200:
             await super()._copy(head, first, frames)
             return
-        body, tail = await _rest(first, frames)
-        reply = await complete(body, tail)
+        answer = Answer(head.content_type, 0)
+        body = await whole_body(first, frames, answer)
+        reply = await complete(body, answer.tail)
         if reply is None and self._ask_for_all is None:
             reply = Reply(200, self._renderer.whole_type, self._renderer.single(body))
         if reply is not None:
@@ -65,13 +66,3 @@ class BatchRelay(Relay):
         elif self._ask_for_all is not None:
             async with aclosing(self._ask_for_all()) as anew:
                 await self._pass_on(anew, self._deadline_s)
-
-
-async def _rest(first: bytes, frames: Frames) -> tuple[bytes, Tail | None]:
-    parts, tail = [first], None
-    async for frame in frames:
-        if isinstance(frame, bytes):
-            parts.append(frame)
-        elif isinstance(frame, Tail):
-            tail = frame
-    return b"".join(parts), tail

@@ -60,6 +60,11 @@ class Exchange:
         self.first_byte_ms = 0.0
         self._started_ns = perf_counter_ns()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether an answer is on its way, so that no other may be sent."""
+        return self.status > 0
+
     def elapsed_ms(self) -> float:
         """Milliseconds since the request arrived."""
         return (perf_counter_ns() - self._started_ns) / 1e6

@@ -79,6 +79,8 @@ class Gateway:
         try:
             await self._router(scope, receive, sending)
         except RayllamaError as error:
+            if sending.has_begun:
+                raise
             await failure(error, scope["path"]).send(send)
         except ClientGone:
             return
@@ -102,10 +104,12 @@ class Gateway:
             exchange.status = exchange.status or 499
             raise
         except RayllamaError as error:
+            if exchange.has_begun:  # too late for another: the connection is cut
+                raise
             await self._fail(exchange, error)
         except Exception:  # the last resort: whatever it is, the client gets an answer
             log.exception("id=%s: unforeseen", exchange.request_id)
-            if exchange.status:  # too late for another: the connection is cut
+            if exchange.has_begun:
                 raise
             await self._fail(exchange, _unforeseen(exchange.request_id))
         finally:

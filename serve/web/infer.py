@@ -59,7 +59,8 @@ class Infer:
         try:
             await self._find_or_ask(exchange, asked)
         except EngineRefused as refused:
-            if asked.unthinking is None or not str(refused).endswith(CANT_THINK):
+            may_ask_again = str(refused).endswith(CANT_THINK) and not exchange.has_begun
+            if asked.unthinking is None or not may_ask_again:
                 raise
             exchange.send = send
             await self._find_or_ask(exchange, asked.unthinking)
@@ -69,9 +70,9 @@ class Infer:
         try:
             await self._answer(exchange, asked, found)
         except EngineDied:
-            # Nothing has been sent (`Relay`). All such listeners of a flight ask again, once, and
-            # so have one more generation together.
-            if isinstance(found, Hit) or found.seat is None:
+            # All listeners of a flight that have sent nothing ask again, once, and so have one more
+            # generation together.
+            if isinstance(found, Hit) or found.seat is None or exchange.has_begun:
                 raise
             exchange.send = send
             await self._answer(exchange, asked, await self._look_up(exchange, asked))
@@ -100,7 +101,8 @@ class Infer:
         try:
             await self._ask_pool(exchange, asked, found)
         except RayllamaError as error:
-            if stale is None or not stale.if_error or error.status not in _IN_NEED:
+            may_stand = error.status in _IN_NEED and not exchange.has_begun
+            if stale is None or not stale.if_error or not may_stand:
                 raise
             exchange.send = send
             await self._hit(exchange, asked, stale.hit, STALE_HIT)

@@ -9,7 +9,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 
-from serve.errors import DeadlineExceeded, EngineDied, EngineError, EngineRefused, RayllamaError
+from serve.errors import (
+    RUNNER_DIED,
+    DeadlineExceeded,
+    EngineDied,
+    EngineRefused,
+    RayllamaError,
+)
 from serve.ports import Call, Failed, Frame, Head, Tail
 from serve.web.body import ClientGone, until_gone
 from serve.web.dialects import JSON, NDJSON, Asked
@@ -89,7 +95,11 @@ class Relay:
             await self._copy(head, first, frames)
 
     async def _stream(self, head: Head, first: bytes, frames: Frames) -> None:
-        """Line by line, each as it comes."""
+        """Line by line, each as it comes.
+
+        Ollama may just stop, as when a model repeats itself. Its own clients know that; those of
+        other dialects wait for an end.
+        """
         exchange, renderer = self._exchange, self._renderer
         answer = Answer(head.content_type, self._keep_bytes)
         exchange.began(head.status)
@@ -99,23 +109,26 @@ class Relay:
             [
                 (b"content-type", renderer.stream_type),
                 *renderer.stream_headers,
-                self._verdict(),
-                *_placing(head),
+                *self._about(head),
             ],
         )
         message: str | None = None
+        last = b""
         try:
             async for data in _bodies(first, frames, answer):
                 good, message = _cut_error(data)
                 if good:
                     answer.add(good)
+                    last = good
                     rendered = renderer.chunk(good)
                     if rendered:
                         await part(exchange.send, rendered)
                 if message is not None:
                     break
-        except EngineError as error:
+        except RayllamaError as error:
             message = str(error)
+        if message is None and self._asked.is_translated and not wire_frames.is_over(last):
+            message = RUNNER_DIED
         if message is None:
             self._whole(answer)
         await end(exchange.send, b"" if message is None else renderer.broken(message))
@@ -124,7 +137,7 @@ class Relay:
         """All lines into one body. An error among them is the whole answer, with a status."""
         exchange, renderer = self._exchange, self._renderer
         answer = Answer(head.content_type, self._keep_bytes)
-        good, message = _cut_error(await _whole_body(first, frames, answer))
+        good, message = _cut_error(await whole_body(first, frames, answer))
         if message is not None:
             raise EngineRefused(500, message)
         if not good:
@@ -133,17 +146,18 @@ class Relay:
         body = renderer.whole(good.splitlines())
         self._whole(answer)
         exchange.began(200)
-        headers = [self._verdict(), *_placing(head)]
-        await Reply(200, renderer.whole_type, body, headers=headers).send(exchange.send)
+        reply = Reply(200, renderer.whole_type, body, headers=self._about(head))
+        await reply.send(exchange.send)
 
     async def _copy(self, head: Head, first: bytes, frames: Frames) -> None:
         """One JSON object: an embedding, a load, or the engine's refusal."""
         exchange, renderer = self._exchange, self._renderer
         answer = Answer(head.content_type, self._keep_bytes)
-        body = await _whole_body(first, frames, answer)
+        body = await whole_body(first, frames, answer)
         if head.status != 200 and exchange.route.startswith("/v1/"):
             raise EngineRefused(head.status, wire_frames.error_text(body))
         content_type = head.content_type.encode()
+        headers = self._about(head)
         if not self._asked.is_streamed:
             content_type = renderer.whole_type if head.status == 200 else JSON
         if head.status == 200:
@@ -152,10 +166,11 @@ class Relay:
             body = renderer.single(body)
             if self._asked.is_streamed and self._asked.is_translated:
                 content_type = renderer.stream_type
-        exchange.began(head.status)
-        reply = Reply(head.status, content_type, body, headers=[self._verdict(), *_placing(head)])
+                headers += renderer.stream_headers
         if head.status == 503:
-            reply.headers.append((b"retry-after", b"1"))
+            headers.append((b"retry-after", b"1"))
+        exchange.began(head.status)
+        reply = Reply(head.status, content_type, body, headers=headers)
         await reply.send(exchange.send)
 
     def _whole(self, answer: Answer) -> None:
@@ -216,7 +231,8 @@ async def _bodies(first: bytes, frames: Frames, answer: Answer) -> AsyncIterator
             raise EngineDied(frame.message)
 
 
-async def _whole_body(first: bytes, frames: Frames, answer: Answer) -> bytes:
+async def whole_body(first: bytes, frames: Frames, answer: Answer) -> bytes:
+    """All the bytes; `answer` gets the tail. Raises `EngineDied` if it broke."""
     return b"".join([data async for data in _bodies(first, frames, answer)])
 
 
@@ -237,8 +253,7 @@ def call_for(exchange: Exchange, asked: Asked, deadline_s: float | None) -> Call
 
 def _cut_error(data: bytes) -> tuple[bytes, str | None]:
     """Whole lines without the error line that ends them, and what it says."""
-    last = data.rfind(b"\n", 0, -1) + 1
-    line = data[last:]
+    line = wire_frames.last_line(data)
     if not wire_frames.is_error(line):
         return data, None
-    return data[:last], wire_frames.error_text(line)
+    return data[: -len(line)], wire_frames.error_text(line)

@@ -19,6 +19,10 @@ class Done(msgspec.Struct, frozen=True):
     eval_duration: int = 0
 
 
+class _Over(msgspec.Struct, frozen=True):
+    done: bool = False
+
+
 class _Error(msgspec.Struct, frozen=True):
     error: str
 
@@ -43,6 +47,19 @@ class Lines:
     def rest(self) -> bytes:
         """What came after the last newline."""
         return b"".join(self._rest)
+
+
+def last_line(data: bytes) -> bytes:
+    """The last of some whole lines."""
+    return data[data.rfind(b"\n", 0, -1) + 1 :]
+
+
+def is_over(data: bytes) -> bool:
+    """Does the last of these whole lines say that nothing follows it?"""
+    try:
+        return _OVER.decode(last_line(data)).done
+    except msgspec.MsgspecError:
+        return False
 
 
 def is_error(line: bytes) -> bool:
@@ -70,4 +87,5 @@ def parse_last(line: bytes) -> Done | None:
 
 
 _DONE = msgspec.json.Decoder(Done)
+_OVER = msgspec.json.Decoder(_Over)
 _ERROR = msgspec.json.Decoder(_Error)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,17 +53,21 @@ class Load:
         self.wrong: list[str] = []
         self.unanswered = 0
         self.answers = 0
+        self.seen: list[tuple[float, str]] = []
+        """When each answer was asked for, and when the engine says that it made it."""
         self.is_over = False
 
     def run(self) -> None:
         with httpx.Client(base_url=URL, timeout=60) as http:
             while not self.is_over:
+                began = time.monotonic()
                 try:
                     answer = ask(http, self._body)
                 except httpx.TransportError:
                     self.unanswered += 1
                     continue
                 self.answers += answer.status_code == 200
+                self.seen.append((began, answer.json().get("created_at", "")))
                 if answer.status_code == 200 and answer.content != self._right:
                     self.wrong.append(answer.text)
                 elif answer.status_code != 200:
@@ -111,6 +115,35 @@ def test_a_changed_model_is_answered_anew(system: System, http: httpx.Client) ->
         until_edge(http, body)
     assert http.request("DELETE", "/api/delete", json={"model": name}).status_code == 200
     assert ask(http, body).status_code == 404
+
+
+@pytest.mark.parametrize("change", ["purge", "pause", "create", "copy", "delete"])
+def test_what_was_changed_under_load_is_never_answered_from_before(
+    system: System, http: httpx.Client, change: str
+) -> None:
+    name, other = f"edge-{change}", f"edge-{change}-other"
+    for one in (name, other):
+        made = {"model": one, "from": MODEL, "system": f"You are {one}.", "stream": False}
+        assert http.post("/api/create", json=made).status_code == 200
+    body = generation("Who are you?", name)
+    old = until_edge(http, body).json()["created_at"]
+    changes: dict[str, Callable[[], httpx.Response]] = {
+        "purge": lambda: httpx.post(
+            ADMIN + "/admin/cache/purge", json={"model": name, "dry_run": False}
+        ),
+        "pause": lambda: httpx.post(ADMIN + "/admin/cache/pause"),
+        "create": lambda: http.post("/api/create", json={**made, "model": name}),
+        "copy": lambda: http.post("/api/copy", json={"source": other, "destination": name}),
+        "delete": lambda: http.request("DELETE", "/api/delete", json={"model": name}),
+    }
+    with load(body, b"") as asking:
+        wait_for(lambda: asking.answers > 100)
+        assert changes[change]().status_code == 200
+        changed = time.monotonic()
+        wait_for(lambda: sum(began > changed for began, _ in asking.seen) > 100)
+    httpx.post(ADMIN + "/admin/cache/resume")
+    assert any(made_at == old for _, made_at in asking.seen)
+    assert [began for began, made_at in asking.seen if made_at == old and began > changed] == []
 
 
 @pytest.mark.parametrize(

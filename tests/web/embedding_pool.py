@@ -10,7 +10,8 @@ from zlib import crc32
 
 import numpy as np
 
-from serve.ports import Call, Frame, Head, Tail
+from serve.errors import RUNNER_DIED
+from serve.ports import Call, Failed, Frame, Head, Tail
 from serve.wire.gojson import dumps, number
 from tests.web.cached import TAIL
 from tests.web.scripted_pool import JSON
@@ -27,6 +28,8 @@ class FaultyEmbedder:
         self.tails: list[Tail] = []
         """For the calls to come; then `TAIL`."""
         self.refused = "no text of any test"
+        self.dies = False
+        """In the middle of each answer."""
         self.more = b""
         """Printed before the end of each answer."""
 
@@ -56,6 +59,9 @@ class FaultyEmbedder:
                 yield JSON
                 whole = self.body(texts, model=request["model"])
                 yield whole[:9]
+                if self.dies:
+                    yield Failed(RUNNER_DIED)
+                    return
                 yield whole[9:]
             yield self.tails.pop(0) if self.tails else TAIL
         finally:

@@ -8,6 +8,7 @@ import pytest
 from serve.cache import vectors
 from serve.cache.entry import VECTOR_TYPE
 from serve.cache.vectors import Vector
+from serve.errors import RUNNER_DIED
 from serve.ports import Head, Tail
 from serve.settings import CacheSettings
 from tests.asgi import Caller
@@ -170,6 +171,25 @@ async def test_a_large_batch_is_kept_by_its_inputs(
         others = [f"{number}x" for number in range(100)]
         assert (await embed(front, others)).body == pool.body(others)
         assert len(pool.calls) == 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 65])
+async def test_an_engine_that_dies_in_mid_answer_is_an_error(
+    pool: FaultyEmbedder, count: int
+) -> None:
+    texts = [f"{number}" for number in range(count)]
+    async with cached_front(pool) as front:
+        await embed(front, "known")
+        pool.dies = True
+        for given in (texts, [*texts, "known"]):
+            native = await embed(front, given)
+            assert (native.status, json.loads(native.body)) == (500, {"error": RUNNER_DIED})
+            body = json.dumps({"model": "all-minilm", "input": given}).encode()
+            openai = await front.post("/v1/embeddings", body)
+            assert openai.status == 500
+            assert json.loads(openai.body)["error"]["message"] == RUNNER_DIED
+        pool.dies = False
+        assert (await embed(front, texts)).body == pool.body(texts)
 
 
 async def test_what_is_too_large_is_not_kept(pool: FaultyEmbedder) -> None:

@@ -5,8 +5,9 @@ from hashlib import sha256
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.types import Message
 
-from serve.errors import EngineDied
+from serve.errors import EngineDied, Overloaded
 from serve.ports import Head, Tail
 from serve.settings import AuthSettings, Key
 from tests.asgi import Caller
@@ -319,6 +320,17 @@ async def test_what_nobody_foresaw_after_the_first_byte_cuts_the_connection() ->
         await caller.run(front.app)
     assert [message["type"] for message in caller.sent].count("http.response.start") == 1
     assert not caller.is_whole
+
+
+async def test_no_second_answer_begins_after_the_first() -> None:
+    def break_off(_: Message) -> None:
+        raise Overloaded
+
+    caller = Caller("GET", "/api/tags")
+    caller.on_send = break_off
+    with pytest.raises(Overloaded):
+        await caller.run(Front([JSON, TAGS]).app)
+    assert len(caller.sent) == 1
 
 
 @pytest.mark.parametrize("body", [b"\xff", b'"\xff"', b"[" * 20_000, b"nope", b"[]"])

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from starlette.types import Message
 
-from serve.errors import EngineDied, EngineNotReady, Overloaded
+from serve.errors import EngineDied, EngineNotReady, Overloaded, Unforeseen
 from serve.ports import Failed, Head
 from tests.asgi import Caller
 from tests.cache.world import until
@@ -88,12 +89,25 @@ async def test_a_refusal_that_is_the_clients_own_fault_is_told() -> None:
         assert (got.status, got.body) == (400, REFUSED)
 
 
-async def test_what_a_client_has_begun_to_receive_is_not_replaced() -> None:
+@pytest.mark.parametrize("error", [EngineDied(), Overloaded(), Unforeseen("a fault")])
+async def test_what_a_client_has_begun_to_receive_is_not_replaced(error: Exception) -> None:
     async with cached_front(SCRIPT, HARD) as front:
-        await aged(front, 1, [NDJSON, line("ne"), EngineDied()])
+        await aged(front, 1, [NDJSON, line("ne"), error])
         got = await front.post("/api/chat", STREAMED)
-        assert got.body.startswith(line("ne"))
-        assert b'"error"' in got.body
+        assert got.body.startswith(line("ne") + b'{"error":')
+
+
+async def test_not_even_where_nothing_but_the_status_was_sent() -> None:
+    def break_off(_: Message) -> None:
+        raise Overloaded
+
+    async with cached_front(SCRIPT, HARD) as front:
+        await aged(front, 1, NEW)
+        caller = Caller("POST", "/api/chat", STREAMED)
+        caller.on_send = break_off
+        with pytest.raises(Overloaded):
+            await caller.run(front.app)
+        assert len(caller.sent) == 1
 
 
 @pytest.mark.parametrize(("said", "expected"), [(99, 500), (101, 200)])

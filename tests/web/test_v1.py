@@ -12,6 +12,7 @@ from tests.stack import Stack
 pytestmark = pytest.mark.engine
 
 MODEL = "smollm2:135m"
+NOTHING: list[dict[str, Any]] = [{"role": "user", "content": []}]
 
 
 @pytest.fixture
@@ -67,6 +68,19 @@ def test_a_load_is_said_in_the_dialect(http: httpx.Client) -> None:
     streamed = http.post("/v1/completions", json={"model": MODEL, "stream": True})
     assert streamed.headers["content-type"] == "text/event-stream"
     assert streamed.text.endswith("data: [DONE]\n\n")
+    assert "cache-control" not in streamed.headers
+
+
+def test_a_load_is_as_little_for_caches_between_as_a_stream(http: httpx.Client) -> None:
+    empty = {"/v1/responses": {}, "/v1/messages": {"messages": NOTHING, "max_tokens": 3}}
+    for path, asked in empty.items():
+        loaded = http.post(path, json={"model": MODEL, "stream": True, **asked})
+        assert verdict(loaded) == "bypass; reason=load"
+        assert loaded.headers["content-type"] == "text/event-stream"
+        assert loaded.headers["cache-control"] == "no-cache"
+        whole = http.post(path, json={"model": MODEL, **asked})
+        assert verdict(whole) == "bypass; reason=load"
+        assert "cache-control" not in whole.headers
 
 
 def test_a_message_is_a_chat(stack: Stack, http: httpx.Client) -> None:

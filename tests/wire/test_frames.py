@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.wire.frames import Done, Lines, error_text, is_error, parse_last
+from serve.wire.frames import Done, Lines, error_text, is_error, is_over, parse_last
 from tests.wire.golden import frames
 
 
@@ -56,6 +56,14 @@ def test_the_recorded_last_lines_are_read() -> None:
 )
 def test_other_lines_are_not_last(line: bytes) -> None:
     assert parse_last(line) is None
+
+
+def test_the_last_of_some_lines_says_whether_they_are_all() -> None:
+    lines = frames("chat.stream")
+    assert is_over(b"".join(lines))
+    assert is_over(b'{"done": true}')
+    for end in (b"".join(lines[:-1]), b"".join([*lines, lines[0]]), b"[]\n", b"noise", b""):
+        assert not is_over(end)
 
 
 def test_figures_that_are_left_out_are_zero() -> None:
