@@ -4,7 +4,8 @@ The README's section and the cache's reviewed list (`serve.cache.reviewed`) are 
 test holds it against what the translations do with every field of every request type, those of the
 client libraries too.
 
-A field stands for those within it, unless they are named themselves. Ollama's own routes have no
+A field stands for those within it, unless they are named themselves. A top-level field that a table
+doesn't have is ignored, as by Ollama, but is part of the cache's key. Ollama's own routes have no
 table: their bodies reach an engine as they are, unknown fields with them.
 """
 

@@ -185,7 +185,7 @@ def key(route: str, body: Mapping[str, Any]) -> bytes:
     exchange = Exchange(route, {}, "id", nothing, nothing)
     exchange.body = json.dumps(body).encode()
     asked = DIALECTS[route](exchange)
-    keyed = batch.keyed(asked.route, asked.native)
+    keyed = batch.keyed(asked.route, asked.meaning)
     return request_key(asked.route, keyed, digest="d", fingerprint="f", tenant="t")
 
 
@@ -360,10 +360,48 @@ def test_images_count_by_what_is_in_them(one: bytes, other: bytes, kind: str) ->
 
 @pytest.mark.parametrize("route", DIALECTS)
 @given(names.filter(str.isascii), st.integers())
-def test_unknown_fields_count_where_an_engine_sees_them(route: str, name: str, value: int) -> None:
+def test_unknown_fields_count(route: str, name: str, value: int) -> None:
+    """Whether an engine sees them, as natively, or not."""
     body = TALK | PROMPT | INPUT | SAID
-    is_same = key(route, body | {f"made_up_{name}": value}) == key(route, body)
-    assert is_same is route.startswith("/v1/")
+    unknown = {f"made_up_{name}": value}
+    assert key(route, body | unknown) not in (
+        key(route, body),
+        key(route, body | dict.fromkeys(unknown)),
+    )
+
+
+@pytest.mark.parametrize("route", [route for route in DIALECTS if route.startswith("/v1/")])
+@given(st.permutations(["a", "b"]), st.permutations(["x", "y", "z"]))
+def test_the_order_of_unknown_fields_and_within_them_means_nothing(
+    route: str, top: list[str], inner: list[str]
+) -> None:
+    body = TALK | PROMPT | INPUT | SAID
+    values: dict[str, Any] = {"a": 1, "b": [{"x": 1, "y": {"x": 1}, "z": None}]}
+    turned = {"a": 1, "b": [{name: values["b"][0][name] for name in inner}]}
+    whole = key(route, body | {f"made_up_{name}": value for name, value in values.items()})
+    assert key(route, {f"made_up_{name}": turned[name] for name in top} | body) == whole
+
+
+@pytest.mark.parametrize("route", [route for route in DIALECTS if route.startswith("/v1/")])
+def test_known_fields_that_change_nothing_are_not_unknown(route: str) -> None:
+    """Those that the table says are ignored, and the labels that other routes have."""
+    body = TALK | PROMPT | INPUT | SAID
+    names = [path for path, told in FIELDS_OF[route].items() if told.what == "ignored"]
+    labels = [name for name in (*names, *IGNORED) if "." not in name and name not in body]
+    assert {"user", "metadata", "store", "keep_alive"} <= {*labels}
+    for name in {*labels} - {"stream"}:
+        for spelled in (name, name.upper()):
+            try:
+                assert key(route, body | {spelled: {"user_id": "x"}}) == key(route, body), name
+            except BadRequest:  # Ollama has a type for it, and reads it for nothing else
+                assert FIELDS_OF[route][name].what == "ignored"
+
+
+def test_what_an_engine_is_told_natively_shares_nothing_with_what_it_is_not_told() -> None:
+    greedy = {"options": {"temperature": 1.0, "top_p": 1.0}}
+    assert key(V1, TALK) == key(CHAT, TALK | greedy)
+    unknown = {"made_up": 1}
+    assert key(V1, TALK | unknown) != key(CHAT, TALK | greedy | unknown)
 
 
 @pytest.mark.parametrize("route", DIALECTS)
