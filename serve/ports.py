@@ -27,7 +27,8 @@ class Call(Struct, frozen=True):
     `replica` is the `Member.name` of the only replica that may get it, or "" for any.
     `tenant`, `num_ctx` (tokens of context asked for, 0: the model's own or the pool's) and
     `affinity` (of one conversation, or "") are for those who place it (`serve.fleet`).
-    `content_type` of the body, or "" for JSON.
+    `content_type` of the body, or "" for JSON. `user_agent`: the client's, where the answer depends
+    on it (`/api/show` alone), else "".
     """
 
     method: str
@@ -41,6 +42,7 @@ class Call(Struct, frozen=True):
     num_ctx: int = 0
     affinity: str = ""
     content_type: str = ""
+    user_agent: str = ""
 
 
 class Member(Struct, frozen=True):

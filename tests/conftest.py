@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from hashlib import sha256
 
 import pytest
+from hypothesis import settings
 
 from serve.settings import Settings
 from tests.stack import Stack
 
 KEY = "a key of one's own"
+
+# Generated examples may take as long as a busy machine needs.
+settings.register_profile("rayllama", deadline=None)
+settings.load_profile("rayllama")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

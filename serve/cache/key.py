@@ -26,6 +26,11 @@ ones, at least one stays. There, and only there, a `top_p` between 0 and 1 is le
 (`IGNORED_WHEN_GREEDY`), unless the request wants `logprobs`. No other default is filled in: each
 may be set by a Modelfile, or could show in a template (`"tools": []` prints otherwise than none).
 
+A top-level field of a `/v1` request that its dialect's table doesn't have goes in too, though no
+engine is told: it means something to who sends it, and makes a miss at worst. Nobody reads it, so
+its order means nothing at any depth. A native request that says the same shares no answer with it:
+there the engine is told.
+
 The encoding under the hash is msgpack: every value carries its type and its length, so 1, 1.0,
 true and "1" differ and no two lists of parts run together. 128 bits of BLAKE2b: to meet another
 request's key by work takes 2^64 tries, and the tenant is in the key, so one would only fool
@@ -42,6 +47,8 @@ import msgspec
 from serve.cache.reviewed import IGNORED, IGNORED_WHEN_GREEDY
 
 KEY_BYTES = 16
+UNKNOWN = "unknown to /v1"
+"""The name under which a native request brings along what its dialect's table does not have."""
 
 _EXACT_IN_FLOAT64 = 1 << 53
 _encode = msgspec.msgpack.Encoder().encode
@@ -66,7 +73,7 @@ def request_key(
     options = native.get("options")
     fields = sorted(
         (
-            [name, value]
+            [name, _sorted(value) if name == UNKNOWN else value]
             for name, value in native.items()
             if name not in IGNORED and name != "options"
         ),
@@ -78,6 +85,13 @@ def request_key(
     if day:
         meaning.append(day)
     return blake2b(_bytes(meaning), digest_size=KEY_BYTES, person=b"rayllama-key-1").digest()
+
+
+def _sorted(value: object) -> object:
+    """With the names of objects in order, at every depth."""
+    if isinstance(value, Mapping):
+        return {name: _sorted(value[name]) for name in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
 
 
 def _folded(field: list[Any]) -> str:

@@ -30,4 +30,4 @@ UNTOLD: Mapping[str, Mapping[str, str]] = {
 }
 """Fields of other dialects' routes, by path, that their translation to a native request leaves out.
 The key is over what it is translated into, so it can't tell them apart, and neither can the engine.
-What nobody has heard of is left out there too: no engine sees it."""
+Top-level fields that no table has are in the key all the same (`serve.cache.key`)."""

@@ -178,6 +178,8 @@ def _headers(call: Call) -> dict[str, str]:
     headers = {"X-Request-ID": call.request_id}
     if call.content_type:
         headers["Content-Type"] = call.content_type
+    if call.user_agent:
+        headers["User-Agent"] = call.user_agent
     return headers
 
 

@@ -178,7 +178,7 @@ class Explain:
         headers = {name.lower(): value for name, value in given.headers.items()}
         asking = Asking(
             asked.route,
-            asked.native,
+            asked.meaning,
             asked.model,
             given.tenant,
             headers.get("cache-control", ""),

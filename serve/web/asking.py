@@ -31,6 +31,10 @@ class Ask:
         self._services = services
         self._call = Call(method, path, body, request_id, deadline_s=deadline_s)
 
+    def told_of(self, user_agent: str) -> None:
+        """Have the members' engines hear who asks."""
+        self._call = structs.replace(self._call, user_agent=user_agent)
+
     def _for(self, member: Member) -> Call:
         return structs.replace(self._call, replica=member.name)
 

@@ -6,17 +6,22 @@ client wants, so that one exchange with the engine serves both forms.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 from zlib import crc32
 
+from serve.cache.key import UNKNOWN
+from serve.cache.reviewed import IGNORED
 from serve.errors import BadRequest, EngineDied
 from serve.web.exchange import Exchange
 from serve.web.reply import Header
 from serve.wire import gojson, names, native, openai
 from serve.wire.collect import collect
+from serve.wire.fields import FIELDS
+from serve.wire.godecoding import fold
 from serve.wire.gojson import names_twice
+from serve.wire.gostruct import GoRequest
 
 NDJSON = b"application/x-ndjson"
 JSON = b"application/json; charset=utf-8"
@@ -64,6 +69,13 @@ class Asked:
     """What to ask where the engine refuses this because its model can't think."""
     error_headers: tuple[Header, ...] = ()
     """What an answer says beside its type even if the engine refuses."""
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+    """What the client says and no translation knows: the engine is not told, as by Ollama."""
+
+    @property
+    def meaning(self) -> Mapping[str, Any]:
+        """The native request as the cache tells it from others."""
+        return {**self.native, UNKNOWN: self.unknown} if self.unknown else self.native
 
     @property
     def model(self) -> str:
@@ -223,12 +235,22 @@ class EmbeddingRoute:
         )
 
 
+def unknown(route: str, request: GoRequest) -> dict[str, Any]:
+    """What neither the table of the route's fields nor the cache's reviewed list has."""
+    return {
+        name: value
+        for name, value in (request.model_extra or {}).items()
+        if fold(name) not in FIELDS[route] and fold(name) not in IGNORED
+    }
+
+
 def translated(
     route: str,
     sent: dict[str, Any],
     said: Callable[[bytes, bytes], Said],
     *,
     is_streamed: bool,
+    unknown: Mapping[str, Any],
     stream_headers: tuple[Header, ...] = (),
 ) -> Asked:
     """A generation that is asked for natively by `sent` and said again by `said`."""
@@ -244,6 +266,7 @@ def translated(
         renderer,
         is_translated=True,
         error_headers=error_headers,
+        unknown=unknown,
     )
 
 
@@ -258,7 +281,13 @@ def chat_completions(exchange: Exchange) -> Asked:
             request, id=openai.completion_id(crc32(first)), created=openai.created_s(born)
         )
 
-    return translated("/api/chat", sent, said, is_streamed=request.stream)
+    return translated(
+        "/api/chat",
+        sent,
+        said,
+        is_streamed=request.stream,
+        unknown=unknown("/v1/chat/completions", request),
+    )
 
 
 BY_PATH: Mapping[str, Callable[[Exchange], Asked]] = {

@@ -80,7 +80,7 @@ class Infer:
     async def _look_up(self, exchange: Exchange, asked: Asked) -> Hit | Miss:
         return await self._services.answers.lookup(
             asked.route,
-            asked.native,
+            asked.meaning,
             model=asked.model,
             tenant=exchange.identity.tenant,
             cache_control=exchange.headers.get(b"cache-control", b""),

@@ -4,7 +4,7 @@ While no replica runs, the version and the list of models are those that were to
 is loaded: who only looks wakes nobody.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -103,7 +103,10 @@ class Models:
 
 
 class Show:
-    """`POST /api/show`: of the first store that has the model."""
+    """`POST /api/show`: of the first store that has the model.
+
+    Ollama names a model otherwise to some clients, so the engine hears which one asks.
+    """
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -116,6 +119,7 @@ class Show:
         body = await read_body(receive, headers, services.max_body_bytes)
         id_ = scope["request_id"]
         ask = Ask(services, "POST", "/api/show", body, id_, deadline_s=services.deadline_s)
+        ask.told_of(_agent(headers))
         reply: Reply | None = None
         for member in services.stores():
             reply = await ask.whole(member)
@@ -123,6 +127,12 @@ class Show:
                 break
         if reply is not None:
             await reply.send(send)
+
+
+def _agent(headers: Mapping[bytes, bytes]) -> str:
+    """Who asks, or "" where that is nothing that can be said in a header again."""
+    agent = headers.get(b"user-agent", b"").decode("latin-1")
+    return agent if agent.isprintable() else ""
 
 
 def _one(tags: bytes, name: str) -> bytes:

@@ -10,10 +10,18 @@ allowedHostsMiddleware), so that a page can't reach it by rebinding a name of it
 import ipaddress
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
+from math import inf
+from time import monotonic
 from urllib.parse import urlsplit
 
+import psutil
+
+from serve.ports import Clock
+
 Header = tuple[bytes, bytes]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LOCAL = re.compile(r"https?://(localhost|127\.0\.0\.1|0\.0\.0\.0)(:\d+)?")
 _SCHEMES = (
@@ -29,6 +37,7 @@ _PRIVATE = [
     for network in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 ]
 """What Go calls private; Python's `is_private` says it of more."""
+_OWN_S = 1.0
 _HOST_SUFFIXES = (".localhost", ".local", ".internal")
 _ALLOW_HEADERS = (
     b"Authorization,Content-Type,User-Agent,Accept,X-Requested-With,Openai-Beta,X-Stainless-Arch,"
@@ -72,11 +81,34 @@ class Origins:
         ]
 
 
-class Hosts:
-    """The Host headers that a loopback listener answers to; any, when it listens wider."""
+def _interfaces() -> list[str]:
+    """The addresses of this machine's network interfaces; as in Ollama none, if nobody says."""
+    try:
+        found = chain.from_iterable(psutil.net_if_addrs().values())
+    except OSError:
+        return []
+    return [each.address for each in found if each.family in (socket.AF_INET, socket.AF_INET6)]
 
-    def __init__(self, *, loopback: bool) -> None:
+
+class Hosts:
+    """The Host headers that a loopback listener answers to; any, when it listens wider.
+
+    `own` tells this machine's addresses. It is asked again after `_OWN_S` seconds, and not sooner,
+    whatever is asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        loopback: bool,
+        own: Callable[[], list[str]] = _interfaces,
+        clock: Clock = monotonic,
+    ) -> None:
         self._any = not loopback
+        self._tell_own = own
+        self._clock = clock
+        self._own: frozenset[Address] = frozenset()
+        self._own_at = -inf
         self._machine = socket.gethostname().lower()
         self._known: set[bytes] = set()
 
@@ -84,10 +116,11 @@ class Hosts:
         """Whether this Host may be answered."""
         if self._any or host in self._known:
             return True
-        allowed = self.names(host) or _is_near(_plain(host))
+        address = _address(_plain(host))
+        allowed = self.names(host) or (address is not None and _is_near(address))
         if allowed and len(self._known) < 64:
             self._known.add(host)
-        return allowed
+        return allowed or (address is not None and self._is_own(address))
 
     def names(self, host: bytes) -> bool:
         """Does it say this machine's name, rather than an address? False, when any is answered."""
@@ -95,13 +128,24 @@ class Hosts:
         is_name = name in ("", "localhost", self._machine) or name.endswith(_HOST_SUFFIXES)
         return is_name and not self._any
 
+    def _is_own(self, address: Address) -> bool:
+        now = self._clock()
+        if now - self._own_at >= _OWN_S:
+            found = (_address(text.partition("%")[0]) for text in self._tell_own())
+            self._own = frozenset(each for each in found if each is not None)
+            self._own_at = now
+        return address in self._own
 
-def _is_near(name: str) -> bool:
-    """An address of this machine, or of its network."""
+
+def _address(text: str) -> Address | None:
     try:
-        address = ipaddress.ip_address(name)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
+        return None
+
+
+def _is_near(address: Address) -> bool:
+    """Of every machine, or of a private network."""
     is_private = any(address in network for network in _PRIVATE)
     return address.is_loopback or is_private or address.is_unspecified
 

@@ -11,7 +11,7 @@ from typing import Any
 from zlib import crc32
 
 from serve.errors import EngineDied
-from serve.web.dialects import Asked, translated, understood
+from serve.web.dialects import Asked, translated, understood, unknown
 from serve.web.exchange import Exchange
 from serve.web.reply import Header
 from serve.wire import gojson, openai
@@ -65,7 +65,13 @@ def completions(exchange: Exchange) -> Asked:
         return complete.CompletionRenderer(request, number=number, created=openai.created_s(born))
 
     sent = complete.completion_to_native(request)
-    return translated("/api/generate", sent, said, is_streamed=request.stream)
+    return translated(
+        "/api/generate",
+        sent,
+        said,
+        is_streamed=request.stream,
+        unknown=unknown("/v1/completions", request),
+    )
 
 
 def embeddings(exchange: Exchange) -> Asked:
@@ -80,6 +86,7 @@ def embeddings(exchange: Exchange) -> Asked:
         is_streamed=False,
         renderer=partial(EmbeddingRenderer, request),
         is_translated=True,
+        unknown=unknown("/v1/embeddings", request),
     )
 
 
@@ -93,7 +100,12 @@ def messages(exchange: Exchange) -> Asked:
 
     def asking(sent: dict[str, Any]) -> Asked:
         return translated(
-            "/api/chat", sent, said, is_streamed=request.stream, stream_headers=_UNCACHED
+            "/api/chat",
+            sent,
+            said,
+            is_streamed=request.stream,
+            unknown=unknown("/v1/messages", request),
+            stream_headers=_UNCACHED,
         )
 
     asked = asking(sent)
@@ -113,8 +125,14 @@ def responses(exchange: Exchange) -> Asked:
 
     sent = responses_to_native(request)
     is_streamed = bool(request.stream)
-    headers = _UNCACHED if is_streamed else ()
-    return translated("/api/chat", sent, said, is_streamed=is_streamed, stream_headers=headers)
+    return translated(
+        "/api/chat",
+        sent,
+        said,
+        is_streamed=is_streamed,
+        unknown=unknown("/v1/responses", request),
+        stream_headers=_UNCACHED if is_streamed else (),
+    )
 
 
 V1: Mapping[str, Callable[[Exchange], Asked]] = {

@@ -4,7 +4,8 @@ The README's section and the cache's reviewed list (`serve.cache.reviewed`) are 
 test holds it against what the translations do with every field of every request type, those of the
 client libraries too.
 
-A field stands for those within it, unless they are named themselves. Ollama's own routes have no
+A field stands for those within it, unless they are named themselves. A top-level field that a table
+doesn't have is ignored, as by Ollama, but is part of the cache's key. Ollama's own routes have no
 table: their bodies reach an engine as they are, unknown fields with them.
 """
 
@@ -42,6 +43,10 @@ def _option(name: str, absent: str = "") -> Fate:
 
 def _ignored(names: Iterable[str], why: str = UNTOLD) -> dict[str, Fate]:
     return dict.fromkeys(names, Fate("ignored", why))
+
+
+def _within(path: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{path}.{name}" for name in names)
 
 
 _MODEL = _to("`model`")
@@ -124,6 +129,18 @@ _EMBEDDINGS: Fields = {
     "user": _LABELS["user"],
 }
 
+_OF_FUNCTIONS = ("strict", "allowed_callers", "async", "defer_loading", "format", "output_schema")
+_OF_OPENAIS_OWN = (
+    *("action", "allowed_tools", "authorization", "background", "complexity", "connector_id"),
+    *("container", "display_height", "display_width", "environment", "execution", "headers"),
+    *("external_web_access", "filters", "frame_count", "frame_duration_ms", "input_fidelity"),
+    *("input_image_mask", "max_num_results", "model", "moderation", "output_compression"),
+    *("output_format", "partial_images", "quality", "ranking_options", "require_approval"),
+    *("search_content_types", "search_context_size", "server_description", "server_label"),
+    *("server_url", "size", "svg", "tunnel_id", "user_location", "vector_store_ids"),
+)
+"""Of tools that OpenAI runs itself, and of those that are no functions."""
+
 _RESPONSES: Fields = {
     "model": _MODEL,
     "input": _to("`messages`; thinking joins the message after it, calls the one before"),
@@ -132,8 +149,13 @@ _RESPONSES: Fields = {
             *("input.content.detail", "input.output.detail"),
             *("input.content.file_id", "input.output.file_id"),
             *("input.id", "input.status", "input.action", "input.summary"),
-            *("tools.strict", "text.format.name", "text.format.strict"),
-            *("reasoning.generate_summary", "reasoning.summary"),
+            *_within("input", "async", "caller", "namespace", "phase"),
+            *_within("input.content", "annotations", "logprobs", "prompt_cache_breakpoint"),
+            "input.output.prompt_cache_breakpoint",
+            *_within("text", "format.name", "format.description", "format.strict", "verbosity"),
+            *_within("reasoning", "generate_summary", "summary", "context", "mode"),
+            *_within("tools", *_OF_FUNCTIONS, *_OF_OPENAIS_OWN),
+            *_within("tools.tools", *_OF_FUNCTIONS),
             *("background", "conversation", "include", "truncation", "previous_response_id"),
             *("access_programs", "background_options", "context_management", "image"),
             *("max_tool_calls", "moderation", "parallel_tool_calls", "prompt", "tool_choice"),
@@ -164,12 +186,28 @@ _RESPONSES: Fields = {
     **_LABELS,
 }
 
+_OF_IMAGES = ("source.content", "source.file_id", "transformations")
+_OF_RESULTS = (
+    *("citations", "content", "context", "encrypted_content", "encrypted_stdout", "error_message"),
+    *("file_type", "is_file_update", "lines", "new_lines", "new_start", "num_lines", "old_lines"),
+    *("old_start", "page_age", "retrieved_at", "return_code", "start_line", "state_changes"),
+    *("stderr", "stdout", "tabs", "tool_name", "tool_references", "total_lines"),
+)
+"""Within what a tool gave: of blocks that are neither texts nor images nor found on the web."""
+_OF_ANTHROPICS_OWN = (
+    *("allowed_callers", "allowed_domains", "blocked_domains", "cache_control", "citations"),
+    *("configs", "defer_loading", "eager_input_streaming", "input_examples", "max_characters"),
+    *("max_content_tokens", "max_uses", "response_inclusion", "strict", "url_sources", "use_cache"),
+    "user_location",
+)
+
 _MESSAGES: Fields = {
     "model": _MODEL,
     "messages": _to("`messages`; the results of tools become messages of their own"),
     "messages.content.source.type": Fate("ignored", "only base64 is taken; all else is refused"),
     "messages.content.source.media_type": Fate("ignored", "Ollama sees it in the image itself"),
     "messages.content.source.url": Fate("ignored", "an image by its address is refused"),
+    "messages.content.citations": Fate("ignored", "where it is a list; all else is refused"),
     "system": _to("a system message before the others"),
     "max_tokens": _option("num_predict"),
     "temperature": _option("temperature"),
@@ -180,13 +218,22 @@ _MESSAGES: Fields = {
     "tools": _to("`tools`; a search as a function"),
     "thinking": _to("`think`, which a model that can't think is not asked"),
     "output_config": _to("`think`, by its effort"),
+    "output_config.format": Fate(
+        "ignored", "as by Ollama; no answer in this dialect follows a schema"
+    ),
     "metadata": Fate("ignored", "who asks; no engine reads it"),
     **_ignored(
         (
             *("cache_control", "container", "diagnostics", "inference_geo", "service_tier"),
             *("speed", "user_profile_id", "workspace_id", "tool_choice"),
-            *("thinking.budget_tokens", "tools.max_uses", "messages.content.citations"),
-            *("messages.content.is_error", "messages.content.signature"),
+            *("thinking.budget_tokens", "thinking.display"),
+            *_within("system", "cache_control", "citations"),
+            *_within("tools", *_OF_ANTHROPICS_OWN),
+            *_within("messages.content", "cache_control", "caller", "context"),
+            *_within("messages.content", "data", "file_id", "is_error", "signature", "title"),
+            *_within("messages.content", "toolset_name", *_OF_IMAGES),
+            *_within("messages.content.content", "cache_control", *_OF_RESULTS, *_OF_IMAGES),
+            *_within("messages.content.content.source", "media_type", "type", "url"),
         )
     ),
 }

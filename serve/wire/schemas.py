@@ -95,14 +95,26 @@ def require(schemas: Mapping[str, Schema], name: str, fields: Iterable[str]) -> 
 
 def describe(schemas: Mapping[str, Schema], name: str, fields: Fields) -> None:
     """Say of each field what becomes of it; those that no type has are added."""
+    within: dict[tuple[int, str], tuple[Schema, list[str]]] = {}
     for path, fate in sorted(fields.items()):
         owner, rest = _owner(schemas, schemas[name], path.split("."))
         text = f"{fate.what}: {fate.how}"
         known = owner["properties"].setdefault(rest[0], {})
         if len(rest) > 1:  # within something that Ollama reads piece by piece: no schema of its own
-            text = f"`{'.'.join(rest[1:])}` {text}"
-        before = known.get("description")
-        known["description"] = text if before is None else f"{before}. {text}"
+            _, paths = within.setdefault((id(known), text), (known, []))
+            paths.append(f"`{'.'.join(rest[1:])}`")
+        else:
+            _add(known, text)
+    for (_, text), (known, paths) in within.items():
+        _add(known, f"{', '.join(paths)} {text}")
+
+
+def _add(known: Schema, text: str) -> None:
+    before = known.get("description")
+    if before is None:
+        known["description"] = text
+    elif text not in before:  # a type within itself says it once
+        known["description"] = f"{before}. {text}"
 
 
 def _owner(

@@ -31,6 +31,8 @@ from serve.wire import anthropic_types, messages, openai_types, responses_input,
 PIXEL, OTHER_PIXEL = "iVBORw0KGgo=", "iVBORw0KGgr/"
 IMAGES = ("data:image/png;base64," + PIXEL, "data:image/png;base64," + OTHER_PIXEL)
 
+SCHEMAS = ({"a": {"type": "string"}}, {"b": {"type": "string"}})
+
 LEAVES: dict[type, tuple[Any, Any]] = {
     bool: (True, False),
     int: (7, 3),
@@ -213,5 +215,5 @@ def _values(name: str, one: Any) -> list[Any]:
     if origin in BARE and list(structures(args[1])):
         return [{"a": value} for value in values(name, args[1])]
     if origin in BARE or one is Any or one is object:
-        return list(LEAVES[dict])
+        return list(SCHEMAS if name == "properties" else LEAVES[dict])
     return list(LEAVES.get(one, LEAVES[str]))

@@ -55,6 +55,7 @@ CITY = {
     "properties": {"city": {"type": "string", "enum": ["Rome", "Oslo"]}},
     "required": ["city"],
 }
+IGNORED = "ignored, as by Ollama"
 CALL_ID = "call_1"
 
 
@@ -78,7 +79,10 @@ class Ask:
 
 @dataclass
 class Answer:
-    """What a client made of the answer; `parts` of a stream, `cache_status` of its header."""
+    """What a client made of the answer; `cache_status` of its header.
+
+    `parts`: how many it came in, without those that hold none of it where the dialect has such.
+    """
 
     text: str = ""
     thinking: str = ""
@@ -98,6 +102,8 @@ class Client:
     name = ""
     raises: tuple[str, str] = ("ResponseError", "ResponseError")
     """Its classes for 404 and 400."""
+    ignores_schemas = False
+    """Has it a way to ask for one that Ollama ignores?"""
 
     def __init__(self, url: str) -> None:
         self.url = url

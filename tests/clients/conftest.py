@@ -9,25 +9,26 @@ from typing import Any
 import pytest
 
 from tests.cli.running import Up, config
-from tests.clients.asked import TEMPLATES
+from tests.clients.asked import IGNORED, TEMPLATES
 from tests.conftest import embedded
 from tests.embedded.weights import smollm2
-from tests.stack import Stack
+from tests.stack import Pool, Stack
 
 PACKAGES = {"ollama (JavaScript)": "0.6.4"}
 """Versions that Python does not know: those of js/package.json."""
 
-SHOWN = {"passed": "yes", "skipped": "-", "failed": "**no**"}
+SHOWN = {"passed": "yes", "skipped": "-", "failed": "**no**", IGNORED: "ignored"}
 START, END = "<!-- clients: from `make clients` -->\n", "<!-- /clients -->"
 
 cells: dict[str, dict[str, str]] = defaultdict(dict)
 
 
 @pytest.fixture(scope="session")
-def served(
+def serving(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """The URL of a Rayllama with models that call tools and think; `--live`: by `rayllama up`."""
+) -> Iterator[tuple[str, Pool | None]]:
+    """A Rayllama with models that call tools and think: its URL, and its pool, unless it is
+    `--live` by `rayllama up`."""
     folder = tmp_path_factory.mktemp("clients")
     models = []
     for name, template in TEMPLATES.items():
@@ -40,11 +41,21 @@ def served(
 
     if request.config.getoption("--live"):
         with Up(config(folder, change), folder) as up:
-            yield up.until_ready().url
+            yield up.until_ready().url, None
     else:
         settings = embedded(embedded={"models": models})
         with Stack(settings) as stack:
-            yield stack.url
+            yield stack.url, stack.pool
+
+
+@pytest.fixture(scope="session")
+def served(serving: tuple[str, Pool | None]) -> str:
+    return serving[0]
+
+
+@pytest.fixture(scope="session")
+def pool(serving: tuple[str, Pool | None]) -> Pool | None:
+    return serving[1]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -59,7 +70,14 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         client, form = given.rstrip("]"), ""
     row = feature.replace("_", " ") + (", streamed" if form == "streamed" else "")
     if cells[row].get(client) != "failed":
-        cells[row][client] = report.outcome
+        cells[row][client] = outcome(report)
+
+
+def outcome(report: pytest.TestReport) -> str:
+    """Passed, failed, skipped, or `IGNORED`."""
+    if report.skipped and isinstance(report.longrepr, tuple) and IGNORED in report.longrepr[2]:
+        return IGNORED
+    return report.outcome
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import anthropic
 import openai
 
-from tests.clients.asked import CALL_ID, PARAMETERS, WEATHER, Absent, Answer, Ask, Client
+from tests.clients.asked import CALL_ID, PARAMETERS, WEATHER, Answer, Ask, Client
 
 _CALL = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
 
@@ -39,9 +39,9 @@ class OpenAI(Client):
         )
         given: Any = raw.parse()
         parts = list(given) if ask.stream else [given]
-        text = "".join(choice.text for part in parts for choice in part.choices)
+        texts = [choice.text for part in parts for choice in part.choices if choice.text]
         tokens = None if ask.stream else parts[0].usage.completion_tokens
-        return Answer(text, parts=len(parts), tokens=tokens, cache_status=_status(raw))
+        return Answer("".join(texts), "", [], len(texts), tokens, _status(raw))
 
     def respond(self, ask: Ask) -> Answer:
         raw = self.client.responses.with_raw_response.create(**_respond(ask))
@@ -51,7 +51,8 @@ class OpenAI(Client):
             events = list(final)
             assert [event.sequence_number for event in events] == list(range(len(events)))
             assert events[-1].type == "response.completed"
-            final, parts = events[-1].response, len(events)
+            final = events[-1].response
+            parts = sum(event.type == "response.output_text.delta" for event in events)
         calls = [
             (o.name, json.loads(o.arguments)) for o in final.output if o.type == "function_call"
         ]
@@ -100,7 +101,7 @@ def _chatted(parts: list[Any], cache_status: str) -> Answer:
             for one in said
             for call in one.tool_calls or ()
         ],
-        len(parts),
+        sum(bool(one.content or getattr(one, "reasoning", None)) for one in said),
         parts[-1].usage.completion_tokens,
         cache_status,
     )
@@ -130,6 +131,7 @@ def _status(raw: Any) -> str:
 class Anthropic(Client):
     name = "anthropic"
     raises = ("NotFoundError", "BadRequestError")
+    ignores_schemas = True
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -142,8 +144,9 @@ class Anthropic(Client):
             return _message(given, 1, _status(raw))
         events = list(given)
         assert (events[0].type, events[-1].type) == ("message_start", "message_stop")
+        parts = sum(event.type == "content_block_delta" for event in events)
         with self.client.messages.stream(**_messages(replace(ask, stream=False))) as stream:
-            return _message(stream.get_final_message(), len(events), _status(raw))
+            return _message(stream.get_final_message(), parts, _status(raw))
 
     async def chat_async(self, ask: Ask) -> Answer:
         base = self.url
@@ -151,21 +154,21 @@ class Anthropic(Client):
             if not ask.stream:
                 return _message(await client.messages.create(**_messages(ask)), 1, "")
             async with client.messages.stream(**_messages(replace(ask, stream=False))) as stream:
-                return _message(await stream.get_final_message(), 2, "")
+                events = [event async for event in stream]
+                texts = [event.text for event in events if event.type == "text"]
+                whole = await stream.get_final_message()
+                assert "".join(texts) == _message(whole, 1, "").text
+                return _message(whole, len(texts), "")
 
     def models(self) -> list[str]:
         return [model.id for model in self.client.models.list()]
 
     def leave(self, ask: Ask) -> None:
-        if ask.schema:
-            raise Absent
         with self.client.messages.create(**_messages(ask) | {"stream": True}) as stream:
             next(iter(stream))
 
 
 def _messages(ask: Ask) -> dict[str, Any]:
-    if ask.schema:
-        raise Absent
     told: list[dict[str, Any]] = [{"role": "user", "content": ask.prompt}]
     if ask.result:
         call = {
@@ -185,6 +188,8 @@ def _messages(ask: Ask) -> dict[str, Any]:
         ]
     if ask.think:
         asked["thinking"] = {"type": "enabled", "budget_tokens": 1024}
+    if ask.schema:
+        asked["output_config"] = {"format": {"type": "json_schema", "schema": ask.schema}}
     if ask.stream:
         asked["stream"] = True
     return asked | {"extra_body": {"temperature": 0}}

@@ -14,10 +14,11 @@ from uuid import uuid4
 import pytest
 
 from serve.wire.names import canonical
-from tests.clients.asked import CITY, MODEL, THINKING, TOOLS, Absent, Answer, Ask, Client
+from tests.clients.asked import CITY, IGNORED, MODEL, THINKING, TOOLS, Absent, Answer, Ask, Client
 from tests.clients.frameworks import LangChain, LlamaIndex
 from tests.clients.ollamas import OllamaJavaScript, OllamaPython
 from tests.clients.sdks import Anthropic, OpenAI
+from tests.stack import Pool, until
 
 pytestmark = [
     pytest.mark.engine,
@@ -121,7 +122,11 @@ def test_json_schema(client: Client, *, stream: bool) -> None:
     ask = Ask("Name a city as JSON.", tokens=40, schema=CITY, stream=stream)
     ways = (client.chat, client.respond) if has(client.respond) else (client.chat,)
     for way in ways:
-        assert json.loads(asked(way, ask).text)["city"] in ("Rome", "Oslo")
+        text = asked(way, ask).text
+        if client.ignores_schemas:
+            assert text == asked(way, replace(ask, schema=None)).text
+            pytest.skip(IGNORED)
+        assert json.loads(text)["city"] in ("Rome", "Oslo")
 
 
 def test_embeddings(client: Client) -> None:
@@ -172,13 +177,17 @@ def test_concurrent(client: Client) -> None:
     assert [answer.text for answer in answers[:4]] == [answer.text for answer in answers[4:]]
 
 
-def test_leaving(client: Client) -> None:
-    """Twice as many endless streams as there are slots are left; the next one has an answer."""
+def test_leaving(client: Client, pool: Pool | None) -> None:
+    """Twice as many endless streams as there are slots are left: they end, and the next one has an
+    answer. Against a `rayllama up`, whose pool can't be looked into, only the latter is seen."""
     for _ in range(8):
         try:
             client.leave(replace(ENDLESS, prompt=new(ENDLESS.prompt)))
         except Absent:
             pytest.skip("the client has no such call")
+    if pool is not None:
+        running = pool
+        asyncio.run(until(lambda: running.open == 0))
     assert asked(client.chat, Ask(new("Are you free?"))).text
 
 

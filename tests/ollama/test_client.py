@@ -133,6 +133,12 @@ async def test_only_the_headers_that_matter(
     }
 
 
+async def test_the_user_agent_is_the_clients_where_the_call_has_one(client: EngineClient) -> None:
+    call = Call("GET", "/headers", b"", "r1", user_agent="GitHubCopilotChat/1 \xe9")
+    _, answer, _ = await collect(client.stream(call))
+    assert json.loads(answer)["User-Agent"].startswith("GitHubCopilotChat/1 ")
+
+
 async def test_refusals_and_absence_have_names(client: EngineClient) -> None:
     assert await client.version() == "0.0.1"
     assert json.loads(await client.tags())["models"][0]["digest"] == "d1"

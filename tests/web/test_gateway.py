@@ -202,6 +202,22 @@ async def test_a_request_id_is_on_every_answer() -> None:
     assert got.headers[b"x-request-id"] != other.headers[b"x-request-id"]
 
 
+async def test_only_who_is_shown_a_model_is_told_of_by_its_user_agent() -> None:
+    front = Front([JSON, TAGS, Tail("", "", "")])
+    agent = [(b"user-agent", b"GitHubCopilotChat/1")]
+    body = b'{"model":"m","prompt":"x","stream":false}'
+    for method, path in (("POST", "/api/show"), ("POST", "/api/generate"), ("GET", "/api/tags")):
+        await front.ask(method, path, body if method == "POST" else b"", agent)
+    agents = {call.path: call.user_agent for call in front.pool.calls}
+    assert agents == {
+        "/api/show": "GitHubCopilotChat/1",
+        "/api/generate": "",
+        "/api/tags": "",
+    }
+    await front.ask("POST", "/api/show", body, [(b"user-agent", b"GitHubCopilotChat/1\x01")])
+    assert front.pool.calls[-1].user_agent == ""
+
+
 @pytest.mark.parametrize("path", ["/api/generate", "/api/show", "/v1/models", "/api/tags"])
 async def test_a_key_is_asked_for_in_the_dialect(path: str) -> None:
     front = Front([JSON, TAGS, Tail("", "", "")], auth=KEYS)

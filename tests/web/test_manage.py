@@ -156,6 +156,15 @@ def test_a_model_that_one_store_has_is_found_and_copied_there(twins: Twins) -> N
         assert send(twins, "DELETE", "/api/delete", {"model": name}).status_code == 200
 
 
+def test_a_model_is_shown_to_the_client_that_asks(twins: Twins) -> None:
+    """Ollama names it otherwise to GitHub Copilot; what one is shown, no other is."""
+    for agent in ("GitHubCopilotChat/1", "curl/8", "GitHubCopilotChat/0.41.1"):
+        headers = {"User-Agent": agent}
+        shown = send(twins, "POST", "/api/show", {"model": MODEL}, headers=headers).json()
+        is_named = shown["model_info"].get("general.basename") == MODEL
+        assert is_named is agent.startswith("GitHubCopilotChat/")
+
+
 def test_a_blob_is_brought_to_both_stores_and_a_model_made_of_it(twins: Twins) -> None:
     weights = smollm2().read_bytes()
     digest = "sha256:" + hashlib.sha256(weights).hexdigest()

@@ -1,6 +1,10 @@
+import socket
+
+import psutil
 import pytest
 
 from serve.web.origin import Hosts, Origins
+from tests.cache.world import HandClock
 
 
 @pytest.mark.parametrize(
@@ -89,3 +93,36 @@ def test_on_loopback_the_host_names_this_machine(host: bytes) -> None:
 def test_a_rebound_name_is_refused_on_loopback_only(host: bytes) -> None:
     assert not Hosts(loopback=True).allows(host)
     assert Hosts(loopback=False).allows(host)
+
+
+def test_on_loopback_the_host_may_be_this_machines_own_address() -> None:
+    """As Ollama's `isLocalIP`: of any interface, public ones too, as it is now."""
+    clock, told = HandClock(), ["203.0.113.7", "2001:db8::7", "fe80::7%eth0"]
+    asked: list[None] = []
+
+    def own() -> list[str]:
+        asked.append(None)
+        return list(told)
+
+    hosts = Hosts(loopback=True, own=own, clock=clock)
+    for host in (b"203.0.113.7:8000", b"[2001:DB8::7]:8000", b"[fe80::7]"):
+        assert hosts.allows(host)
+    assert not hosts.names(b"203.0.113.7")
+    for number in range(200):
+        assert not hosts.allows(b"203.0.113.%d" % (number + 8))
+    assert len(asked) == 1, "whatever is asked for"
+    told[:] = ["203.0.113.99"]
+    clock.advance(1)
+    assert not hosts.allows(b"203.0.113.7:8000"), "it is another's now"
+    assert hosts.allows(b"203.0.113.99")
+    hosts.allows(b"evil.example")
+    assert len(asked) == 2
+
+
+def test_the_machine_knows_its_addresses() -> None:
+    hosts = Hosts(loopback=True)
+    for addresses in psutil.net_if_addrs().values():
+        for each in addresses:
+            if each.family in (socket.AF_INET, socket.AF_INET6):
+                host = each.address.partition("%")[0]
+                assert hosts.allows(f"[{host}]:1".encode() if ":" in host else host.encode())

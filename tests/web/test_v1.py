@@ -191,3 +191,37 @@ def test_names_with_slashes_are_looked_up(http: httpx.Client) -> None:
     assert missing.status_code == 404
     assert missing.json()["error"]["message"] == "model 'hf.co/nobody/nothing:q4' not found"
     assert http.get("/v1/models/").headers["location"] == "/v1/models"
+
+
+def test_what_no_table_has_is_kept_from_the_engine_and_in_the_key(
+    stack: Stack, http: httpx.Client
+) -> None:
+    said = {"role": "user", "content": "Of a field that nobody knows."}
+    asked: dict[str, Any] = {"model": MODEL, "messages": [said], "temperature": 0, "max_tokens": 4}
+    first = http.post("/v1/chat/completions", json=asked)
+    other = http.post("/v1/chat/completions", json=asked | {"made_up": {"a": 1, "b": 2}})
+    assert verdict(first) == verdict(other) == "miss; reason=cold"
+    assert json.loads(stack.pool.calls[-1].body) == json.loads(stack.pool.calls[-2].body)
+    assert other.json()["choices"] == first.json()["choices"]
+    again = http.post("/v1/chat/completions", json={"made_up": {"b": 2, "a": 1}} | asked)
+    labelled = http.post("/v1/chat/completions", json=asked | {"user": "x", "store": True})
+    assert verdict(again) == verdict(labelled) == "hit; tier=shared"
+
+
+def test_a_batch_with_an_unknown_field_has_entries_of_its_own(
+    stack: Stack, http: httpx.Client
+) -> None:
+    texts = ["one with a made-up field", "another with a made-up field"]
+    asked: dict[str, Any] = {"model": "all-minilm", "input": texts}
+    http.post("/v1/embeddings", json=asked)
+    unknown = asked | {"made_up": 1}
+    assert verdict(http.post("/v1/embeddings", json=unknown)).startswith("miss")
+    assert verdict(http.post("/v1/embeddings", json=unknown | {"input": texts[:1]})) == (
+        "hit; tier=shared"
+    )
+    partial = http.post("/v1/embeddings", json=unknown | {"input": [*texts, "a third, made up"]})
+    assert verdict(partial) == "miss; reason=partial"
+    assert json.loads(stack.pool.calls[-1].body) == {
+        "model": "all-minilm",
+        "input": ["a third, made up"],
+    }
