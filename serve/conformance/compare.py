@@ -210,9 +210,9 @@ def _named(recorded: list[Any], answer: list[Any], where: str) -> Iterator[Diffe
         if name in after:
             yield from _values(item, after[name], f"{where}[]")
         else:
-            yield Difference(where, "missing", name)
+            yield Difference(where, "missing", name, name)
     for name in after.keys() - before.keys():
-        yield Difference(where, "extra", name)
+        yield Difference(where, "extra", name, None, name)
     orders = [n for n in before if n in after], [n for n in after if n in before]
     if orders[0] != orders[1]:
         yield Difference(where, "order", f"{orders[0]} → {orders[1]}"[:200])

@@ -273,6 +273,15 @@ RULES = (
         free=FRAMINGS,
     ),
     Rule(
+        "a model made from one that the embedded engine brings along is another file, with a "
+        "runner of its own, where Ollama has one for both",
+        ("body.models",),
+        cases=("embed/ps_loaded",),
+        kinds=("extra",),
+        profiles=_OURS,
+        free=becomes("mario:latest"),
+    ),
+    Rule(
         "a model of the embedded engine is a file, which was made from no other model",
         ("body.details.parent_model",),
         cases=("capabilities/show_*",),
