@@ -67,36 +67,44 @@ _RAYLLAMAS = ("rayllama", "rayllama-on-ollama")
 _REGISTRY = ("models/create_from_unknown", "models/pull_offline*")
 _GO = ("generate/template", "models/create_template")
 _STORE = ("models/create_from_missing_blob", "models/push_unknown")
+_TEXT = "generated text depends on llama.cpp's build"
+_ENDS = "generated text depends on llama.cpp's build, and so does whether it ends before its limit"
+_LIKELY = "the tokens and log probabilities of generated text"
+_JINJA = (
+    "the embedded engine has Jinja templates where Ollama has Go ones; the texts differ, what they "
+    "render is equal (generate/debug_render)"
+)
+_REFUSED = "a request with a Go template is refused, with what to do instead"
 
 RULES = (
     # What differs between two answers of one server.
     Rule(
-        "generated text depends on llama.cpp's build",
+        _TEXT,
         ("*.response", "*.content", "*.choices[].text", "*.content[].text", "*.delta.text"),
         free=spoken,
     ),
-    Rule("… so do thoughts", ("*.thinking", "*.reasoning"), free=spoken),
-    Rule("… and the parts of a response", ("*.delta",), cases=("*/*responses*",), free=spoken),
+    Rule(_TEXT, ("*.thinking", "*.reasoning"), free=spoken),
+    Rule(_TEXT, ("*.delta",), cases=("*/*responses*",), free=spoken),
     Rule(
-        "… and whether it stops thinking before its limit, and answers",
+        "a text that ends its thoughts before its limit has an answer after them, another hasn't",
         ("*.response", "*.content", "*.content[].text", "*.thinking", "*.reasoning"),
         cases=("capabilities/thinking*",),
     ),
     Rule(
-        "… and whether it ends by itself before its limit",
+        _ENDS,
         ("*.done_reason", "*.choices[].finish_reason"),
         free=among("stop", "length"),
     ),
-    Rule("… in Anthropic's words too", ("*.stop_reason",), free=among("end_turn", "max_tokens")),
+    Rule(_ENDS, ("*.stop_reason",), free=among("end_turn", "max_tokens")),
     Rule(
         "the tokens of generated text",
         ("*.context", "*.context[]"),
         kinds=("value", "length"),
         free=counted,
     ),
-    Rule("the tokens that log probabilities are of", ("*.token",), free=spoken),
-    Rule("… their bytes", ("*.bytes", "*.bytes[]"), kinds=("value", "length")),
-    Rule("… and the log probabilities", ("*.logprob",), free=likely),
+    Rule(_LIKELY, ("*.token",), free=spoken),
+    Rule(_LIKELY, ("*.bytes", "*.bytes[]"), kinds=("value", "length")),
+    Rule(_LIKELY, ("*.logprob",), free=likely),
     Rule(
         "times",
         ("*.created_at", "*.modified_at", "*.expires_at", "*.created", "*.completed_at"),
@@ -149,7 +157,7 @@ RULES = (
         free=headed_alike,
     ),
     Rule(
-        "… in errors too; and on two replicas each says it of its own",
+        "an error names the folder of this machine's models, on two replicas that of each",
         ("line.error",),
         cases=_STORE,
         profiles=("ollama", *_RAYLLAMAS),
@@ -163,7 +171,7 @@ RULES = (
         free=begins("pull model manifest: "),
     ),
     Rule(
-        "… also where it pushes; the digest is another file's, so it may be another layer",
+        "how this machine fails to resolve a name; the digest is another layer's",
         ("line.error",),
         cases=("models/push_offline",),
         profiles=("ollama", *_RAYLLAMAS),
@@ -177,7 +185,7 @@ RULES = (
         free=said_of_another_file,
     ),
     Rule(
-        "… which this store may not have had before",
+        "a layer which this store didn't have before",
         ("line.status",),
         cases=("models/create_from",),
         profiles=_OURS,
@@ -213,29 +221,28 @@ RULES = (
     ),
     # What the embedded engine does otherwise on purpose.
     Rule(
-        "the embedded engine has Jinja templates where Ollama has Go ones; the texts differ, what "
-        "they render is equal (generate/debug_render)",
+        _JINJA,
         ("body.template",),
         cases=("*/show*",),
         profiles=_OURS,
         free=spoken,
     ),
     Rule(
-        "… in the Modelfile too, which names the folder of this machine's models",
+        _JINJA,
         ("body.modelfile",),
         cases=("*/show*",),
         profiles=_OURS,
         free=headed_alike,
     ),
     Rule(
-        "a request with a Go template is refused, with what to do instead",
+        _REFUSED,
         ("status",),
         cases=_GO,
         profiles=_OURS,
         free=becomes(400),
     ),
     Rule(
-        "… in an error's form",
+        _REFUSED,
         ("header.content-type", "line"),
         cases=("models/create_template",),
         kinds=("value", "length"),
@@ -243,14 +250,14 @@ RULES = (
         free=becomes(["application/json"], ["error;;None;[]"]),
     ),
     Rule(
-        "… without anything of an answer",
+        _REFUSED,
         ("body.*",),
         cases=_GO,
         kinds=("missing",),
         profiles=_OURS,
     ),
     Rule(
-        "… but its text",
+        _REFUSED,
         ("body.error",),
         cases=_GO,
         kinds=("extra",),
@@ -266,7 +273,7 @@ RULES = (
         profiles=_OURS,
     ),
     Rule(
-        "… and the longer list doesn't fit into Go's buffer",
+        "a longer list doesn't fit into the buffer in which Go counts an answer's length",
         ("framing",),
         cases=("models/tags",),
         profiles=_OURS,
@@ -331,7 +338,7 @@ RULES = (
         free=ended_by_error,
     ),
     Rule(
-        "… and, where the engine is terminated, the connection isn't cut, for Rayllama lives on",
+        "where the engine is terminated, the connection isn't cut, for Rayllama lives on",
         ("framing",),
         cases=("faults/server_sigterm_*_stream",),
         profiles=_RAYLLAMAS,
