@@ -32,3 +32,12 @@ def test_the_files_that_it_names_are_there() -> None:
     root = Path(__file__).parents[1]
     for name in re.findall(r"`((?:configs|tests|deployments|serve)/[\w./]+)`", README):
         assert (root / name).exists(), name
+
+
+def test_the_sections_that_others_name_are_there() -> None:
+    root = Path(__file__).parents[1]
+    headings = set(re.findall(r"^#+ (.+)$", README, re.M))
+    for folder in ("serve", "deployments", "tests", "configs"):
+        for file in (f for f in (root / folder).rglob("*") if f.suffix in (".py", ".yaml")):
+            for name in re.findall(r'README, "(\w[^"\n]+)"', file.read_text()):
+                assert name in headings, (file, name)

@@ -2,7 +2,8 @@
 
 Compared: status, the headers that a client may act on, framing, and bodies as JSON: keys and their
 order, types, lengths, and every value that `permitted.py` doesn't free. What of a stream is one
-line or one event counts, not how HTTP chunks cut it. Vectors match by their direction.
+line or one event counts, not how HTTP chunks cut it. Vectors match by their direction and
+their length, which tells what is normalised.
 """
 
 import json
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from serve.conformance.permitted import OLLAMA, Profile, Rule, permission
+from serve.conformance.difference import Difference
+from serve.conformance.permitted import FRAMINGS, OLLAMA, Profile, Rule, permission
 from serve.conformance.replay import Answer, Case
 
 _HEADERS = (
@@ -27,19 +29,10 @@ _HEADERS = (
 )
 _VECTOR = 8
 _COSINE = 0.9999
+_NORM = 0.001
+"""Builds of llama.cpp differ by less, what is normalised and what isn't by far more."""
 
-
-@dataclass(frozen=True)
-class Difference:
-    """`where`: status, framing, header.NAME, or a path into the body such as `line.response`.
-    `kind`: value, type, keys, missing, extra, length, order, vector, unreadable."""
-
-    where: str
-    kind: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.kind}: {self.text}"
+_Allows = Callable[[Difference], Rule | None]
 
 
 @dataclass(frozen=True)
@@ -54,8 +47,12 @@ def judge(case: Case, answer: Answer, profile: Profile = OLLAMA) -> Verdict:
     """Hold an answer against the recorded one; `profile` is who answered."""
     faults: dict[str, None] = {}
     permitted: dict[Difference, Rule] = {}
-    for difference in _all(case.recorded, answer, profile):
-        rule = permission(case.id, difference.where, difference.kind, profile)
+
+    def allows(difference: Difference) -> Rule | None:
+        return permission(case.id, difference, profile)
+
+    for difference in _all(case.recorded, answer, profile, allows):
+        rule = allows(difference)
         if rule:
             permitted[difference] = rule
         else:
@@ -68,45 +65,47 @@ def differences(case: Case, answer: Answer, profile: Profile = OLLAMA) -> list[s
     return judge(case, answer, profile).faults
 
 
-def _all(recorded: Answer, answer: Answer, profile: Profile) -> Iterator[Difference]:
+def _all(
+    recorded: Answer, answer: Answer, profile: Profile, allows: _Allows
+) -> Iterator[Difference]:
     if recorded.status != answer.status:
-        yield Difference(
-            "status", "value", f"{recorded.status} → {answer.status} {answer.body[:200]}"
-        )
-    if not profile.reframes and recorded.framing != answer.framing:
-        yield Difference("framing", "value", f"{recorded.framing} → {answer.framing}")
+        text = f"{recorded.status} → {answer.status} {answer.body[:200]}"
+        yield Difference("status", "value", text, recorded.status, answer.status)
+    framings = recorded.framing, answer.framing
+    if framings[0] != framings[1] and not (profile.reframes and FRAMINGS(*framings)):
+        yield Difference("framing", "value", " → ".join(framings), *framings)
     yield from _headers(recorded, answer)
-    yield from _bodies(recorded, answer)
+    yield from _bodies(recorded, answer, allows)
 
 
 def _headers(recorded: Answer, answer: Answer) -> Iterator[Difference]:
     for name in _HEADERS:
         before, after = _header(recorded, name), _header(answer, name)
         if before != after:
-            yield Difference(f"header.{name}", "value", f"{before} → {after}")
+            yield Difference(f"header.{name}", "value", f"{before} → {after}", before, after)
 
 
 def _header(answer: Answer, name: str) -> list[str]:
     return [value for key, value in answer.headers if key.lower() == name]
 
 
-def _bodies(recorded: Answer, answer: Answer) -> Iterator[Difference]:
+def _bodies(recorded: Answer, answer: Answer, allows: _Allows) -> Iterator[Difference]:
     if not recorded.body or not answer.body:
         if bool(recorded.body) != bool(answer.body):
             yield Difference("body", "length", f"{len(recorded.body)} → {len(answer.body)} bytes")
         return
     try:
-        yield from list(_read(recorded, answer))
+        yield from list(_read(recorded, answer, allows))
     except (ValueError, KeyError) as error:  # a server that answers HTML, say
         yield Difference("body", "unreadable", f"{error!r}: {answer.body[:200]!r}")
 
 
-def _read(recorded: Answer, answer: Answer) -> Iterator[Difference]:
+def _read(recorded: Answer, answer: Answer, allows: _Allows) -> Iterator[Difference]:
     kind = (_header(recorded, "content-type") or [""])[0]
     if kind.startswith("application/x-ndjson"):
-        yield from _sequences(_lines(recorded.body), _lines(answer.body), "line")
+        yield from _sequences(_lines(recorded.body), _lines(answer.body), "line", allows)
     elif kind.startswith("text/event-stream"):
-        yield from _sequences(_events(recorded.body), _events(answer.body), "event")
+        yield from _sequences(_events(recorded.body), _events(answer.body), "event", allows)
     elif kind.startswith("application/json"):
         yield from _values(json.loads(recorded.body), json.loads(answer.body), "body")
     elif recorded.body != answer.body:
@@ -128,17 +127,23 @@ def _event(text: str) -> Any:
     return {"event": fields["event"], "data": data} if "event" in fields else data
 
 
-def _sequences(recorded: list[Any], answer: list[Any], name: str) -> Iterator[Difference]:
-    """Streams of the same kinds of items in the same order; how many of a kind is free."""
+def _sequences(
+    recorded: list[Any], answer: list[Any], name: str, allows: _Allows
+) -> Iterator[Difference]:
+    """Streams of the same kinds of items in the same order; how many of a kind is free.
+
+    An item is held against that recorded one of its kind that it is most like.
+    """
     before, after = _runs(recorded), _runs(answer)
-    if [kind for kind, _ in before] != [kind for kind, _ in after]:
-        shown = [kind for kind, _ in before], [kind for kind, _ in after]
-        yield Difference(name, "length", f"{shown[0]} → {shown[1]}")
-        return
-    for (_, models), (_, items) in zip(before, after, strict=True):
+    kinds = [kind for kind, _ in before], [kind for kind, _ in after]
+    if kinds[0] != kinds[1]:
+        yield Difference(name, "length", f"{kinds[0]} → {kinds[1]}", *kinds)
+    for (kind, models), (other, items) in zip(before, after, strict=False):
+        if kind != other:
+            return
         for item in items:
             found = [list(_values(model, item, name)) for model in models]
-            yield from min(found, key=len)
+            yield from min(found, key=lambda each: (sum(not allows(d) for d in each), len(each)))
 
 
 def _runs(items: list[Any]) -> list[tuple[str, list[Any]]]:
@@ -171,7 +176,8 @@ def _values(recorded: Any, answer: Any, where: str) -> Iterator[Difference]:
     if _type(recorded) != _type(answer):
         yield Difference(where, "type", f"{_type(recorded)} → {_type(answer)}")
     elif recorded != answer:
-        yield Difference(where, "value", f"{recorded!r} → {answer!r}"[:400])
+        text = f"{recorded!r} → {answer!r}"[:400]
+        yield Difference(where, "value", text, recorded, answer)
 
 
 def _objects(recorded: dict[str, Any], answer: dict[str, Any], where: str) -> Iterator[Difference]:
@@ -179,43 +185,63 @@ def _objects(recorded: dict[str, Any], answer: dict[str, Any], where: str) -> It
         yield Difference(where, "keys", f"{list(recorded)} → {list(answer)}")
     for key in recorded:
         if key not in answer:
-            yield Difference(f"{where}.{key}", "missing", "")
+            yield Difference(f"{where}.{key}", "missing", "", recorded[key])
         else:
             yield from _values(recorded[key], answer[key], f"{where}.{key}")
     for key in answer:
         if key not in recorded:
-            yield Difference(f"{where}.{key}", "extra", f"{answer[key]!r}"[:200])
+            text = f"{answer[key]!r}"[:200]
+            yield Difference(f"{where}.{key}", "extra", text, None, answer[key])
+    if _adds_up(recorded) and not _adds_up(answer):
+        yield Difference(where, "sum", f"{answer}"[:200])
+
+
+def _adds_up(usage: dict[str, Any]) -> bool:
+    """Is the total that OpenAI's dialect gives the sum of the other two counts?"""
+    parts = [usage.get(f"{part}_tokens", 0) for part in ("prompt", "input", "completion", "output")]
+    return usage.get("total_tokens") == sum(part for part in parts if isinstance(part, int))
 
 
 def _named(recorded: list[Any], answer: list[Any], where: str) -> Iterator[Difference]:
     """Lists of things with names: the order of those that both have counts too."""
-    before = {item["name"]: item for item in recorded}
-    after = {item["name"]: item for item in answer}
+    before = {_name(item): item for item in recorded}
+    after = {_name(item): item for item in answer}
     for name, item in before.items():
         if name in after:
             yield from _values(item, after[name], f"{where}[]")
         else:
-            yield Difference(where, "missing", name)
+            yield Difference(where, "missing", name, name)
     for name in after.keys() - before.keys():
-        yield Difference(where, "extra", name)
+        yield Difference(where, "extra", name, None, name)
     orders = [n for n in before if n in after], [n for n in after if n in before]
     if orders[0] != orders[1]:
         yield Difference(where, "order", f"{orders[0]} → {orders[1]}"[:200])
+
+
+def _name(item: Any) -> Any:
+    """What such a thing is called in Ollama's lists, or as OpenAI's model; None: it has no name."""
+    if not isinstance(item, dict):
+        return None
+    return item.get("name") or (item.get("id") if item.get("object") == "model" else None)
 
 
 def _vectors(recorded: list[float], answer: list[float], where: str) -> Iterator[Difference]:
     if len(recorded) != len(answer):
         yield Difference(where, "length", f"{len(recorded)} → {len(answer)}")
         return
+    norms = math.hypot(*recorded), math.hypot(*answer)
+    if not math.isclose(*norms, rel_tol=_NORM):
+        yield Difference(where, "norm", f"{norms[0]} → {norms[1]}")
+    product = norms[0] * norms[1]
     dot = math.fsum(a * b for a, b in zip(recorded, answer, strict=True))
-    cosine = dot / math.hypot(*recorded) / math.hypot(*answer)
-    if cosine <= _COSINE:
-        yield Difference(where, "vector", f"cosine {cosine}")
+    if product and not dot / product > _COSINE:
+        yield Difference(where, "vector", f"cosine {dot / product}")
 
 
 def _lists(recorded: list[Any], answer: list[Any], where: str) -> Iterator[Difference]:
     if len(recorded) != len(answer):
-        yield Difference(where, "length", f"{len(recorded)} → {len(answer)}")
+        sizes = len(recorded), len(answer)
+        yield Difference(where, "length", f"{sizes[0]} → {sizes[1]}", *sizes)
     for index, item in enumerate(answer):
         if recorded:
             yield from _values(recorded[min(index, len(recorded) - 1)], item, f"{where}[]")
@@ -227,7 +253,7 @@ def _both(kind: type) -> Callable[[Any, Any], bool]:
 
 def _are_named(recorded: Any, answer: Any) -> bool:
     both = _both(list)(recorded, answer) and bool(recorded)
-    return both and all(isinstance(i, dict) and "name" in i for i in [*recorded, *answer])
+    return both and all(_name(item) for item in [*recorded, *answer])
 
 
 def _are_vectors(recorded: Any, answer: Any) -> bool:

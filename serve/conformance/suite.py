@@ -115,8 +115,10 @@ def _left_out(case: Case, before: _Before, profile: Profile) -> str:
         return "the server has models of its own"
     needed = _needed(case)
     if before.write:
-        is_made = is_ollama or needed not in _TEMPLATED
-        return "" if is_made else "the embedded engine makes no models with Go templates"
+        is_asked = is_ollama or needed not in _TEMPLATED
+        is_there = needed in before.there and not writes(case.path)
+        why = "the embedded engine makes no models with Go templates"
+        return "" if is_asked or is_there else why
     if writes(case.path):
         return "it changes models: --write"
     if case.recorded.status == _OK and needed and needed not in before.there:

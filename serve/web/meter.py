@@ -1,6 +1,6 @@
 """What is counted: plain integers on the hot path, read off once a second.
 
-Names are exported by the ingress deployment with the prefix `rayllama_` (README, "Metrics").
+The ingress deployment exports the names with the prefix `rayllama_` (README, "Metrics and logs").
 """
 
 from collections import Counter

@@ -1,24 +1,30 @@
-"""A runner killed in mid-answer, in every dialect through Rayllama: as recorded, or better.
+"""What breaks in mid-answer, and a full queue, in every dialect through Rayllama: as recorded, or
+better.
 
 Where Ollama leaves the stream without an end, the dialect's own error comes last, so that no client
-takes half an answer for a whole one.
+takes half an answer for a whole one. The same on a real Ollama, where there is one.
 """
 
 import json
 import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 
+import psutil
 import pytest
 
 from serve.conformance.compare import differences
-from serve.conformance.permitted import RAYLLAMA
+from serve.conformance.permitted import RAYLLAMA, RAYLLAMA_ON_OLLAMA
 from serve.conformance.replay import Answer, Case, cases, replay
 from serve.embedded.routes import STATUS_PATH
 from serve.errors import RUNNER_DIED
 from serve.ports import Call
 from serve.settings import Settings
+from tests.conformance.real import NEEDED, serving, store
 from tests.embedded.engines import until
 from tests.stack import Stack
 
@@ -35,34 +41,43 @@ _ANTHROPIC = (
     f'{{"type":"api_error","message":"{RUNNER_DIED}"}}}}\n\n'
 )
 ENDS = {
-    "runner_killed_generate_stream": _NATIVE,
-    "runner_killed_chat_stream": _NATIVE,
-    "runner_killed_openai_stream": _OPENAI,
-    "runner_killed_completions_stream": _OPENAI,
-    "runner_killed_anthropic_stream": _ANTHROPIC,
+    "generate_stream": _NATIVE,
+    "chat_stream": _NATIVE,
+    "openai_stream": _OPENAI,
+    "completions_stream": _OPENAI,
+    "anthropic_stream": _ANTHROPIC,
 }
+STREAMS = (*ENDS, "responses_stream")
+TERMINATED = ("generate_stream", "openai_stream", "anthropic_stream")
 WHOLE = ("runner_killed_generate", "runner_killed_openai", "runner_killed_anthropic")
+FULL = ("queue_full", "queue_full_v1_chat_completions", "queue_full_v1_messages")
+_NEXT = FAULTS["after_runner_killed"]
+COMPUTED = replace(_NEXT, headers=_NEXT.headers | {"Cache-Control": "no-cache"})
+"""A request that the engine must answer, though the answer is known."""
+
+_SIXTH = 6
+"""The chunk after which the recorded server was broken."""
 
 
-_TWELFTH = 12
-"""An event is two lines or three, and a stream's first ones hold no text."""
+def faulty(**inference: object) -> Settings:
+    """Settings for an engine with its model loaded."""
+    given = {"num_gpus": 0, "slots": 2, "context_length": 2048, "models": ["smollm2:135m"]}
+    cache = {"lookup_timeout_s": 5, "lease_s": 5}
+    return Settings.model_validate({"inference": given | inference, "cache": cache})
 
 
 @pytest.fixture(scope="module")
 def faulty_stack() -> Iterator[Stack]:
-    settings = Settings.model_validate(
-        {
-            "inference": {
-                "engine": "embedded",
-                "num_gpus": 0,
-                "slots": 2,
-                "context_length": 2048,
-                "models": ["smollm2:135m"],
-            },
-            "cache": {"lookup_timeout_s": 5, "lease_s": 5},
-        }
-    )
-    with Stack(settings) as stack:
+    with Stack(faulty(engine="embedded")) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def stack_on_ollama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("ollama")
+    with serving(folder):
+        pass
+    with Stack(faulty(engine="ollama", models_dir=str(store(folder)))) as stack:
         yield stack
 
 
@@ -77,34 +92,49 @@ async def _status(stack: Stack) -> bytes:
     return b"".join([f async for f in stack.pool.replica.stream(call) if isinstance(f, bytes)])
 
 
+def engine(stack: Stack) -> psutil.Process:
+    """The server of which the runners are children."""
+    supervisor = stack.pool.replica._supervisor
+    assert supervisor is not None
+    assert supervisor.engine_pid is not None
+    return psutil.Process(supervisor.engine_pid)
+
+
 def kill(stack: Stack) -> None:
     os.kill(runner(stack)["pid"], signal.SIGKILL)
 
 
-def killed_at_sixth(stack: Stack, case: Case) -> Answer:
-    killed = threading.Event()
+def kill_runners(stack: Stack) -> None:
+    for child in engine(stack).children():
+        child.kill()
+
+
+def terminate(stack: Stack) -> None:
+    engine(stack).terminate()
+
+
+def broken_at_sixth(stack: Stack, case: Case, breaks: Callable[[Stack], None]) -> Answer:
+    """After as many lines as the recorded answer had in its first six chunks."""
+    broken = threading.Event()
+    sixth = "".join(case.recorded.frames[:_SIXTH]).count("\n")
 
     def on_line(lines: int) -> None:
-        if lines >= _TWELFTH and not killed.is_set():
-            killed.set()
-            kill(stack)
+        if lines >= sixth and not broken.is_set():
+            broken.set()
+            breaks(stack)
 
-    return replay(stack.url, case, on_line=on_line)
+    answer = replay(stack.url, case, on_line=on_line)
+    assert broken.is_set()
+    return answer
 
 
-@pytest.mark.parametrize("name", ENDS)
-def test_a_stream_ends_with_the_dialects_error(faulty_stack: Stack, name: str) -> None:
-    case = FAULTS[name]
-    answer = killed_at_sixth(faulty_stack, case)
+def check_end(name: str, answer: Answer) -> None:
+    """Complete as HTTP, with an end that the dialect's clients understand: an error."""
     assert (answer.status, answer.framing) == (200, "chunked")
-    assert answer.body.endswith(ENDS[name])
     assert answer.body.count("[DONE]") == 0
-    types = [value for key, value in answer.headers if key.lower() == "content-type"]
-    assert types == [v for k, v in case.recorded.headers if k.lower() == "content-type"]
-
-
-def test_a_response_ends_as_failed(faulty_stack: Stack) -> None:
-    answer = killed_at_sixth(faulty_stack, FAULTS["runner_killed_responses_stream"])
+    if name in ENDS:
+        assert answer.body.endswith(ENDS[name])
+        return
     events = [json.loads(line[6:]) for line in answer.body.splitlines() if line[:6] == "data: "]
     assert [event["type"] for event in events[-2:]] == ["error", "response.failed"]
     assert events[-2]["message"] == RUNNER_DIED
@@ -113,10 +143,81 @@ def test_a_response_ends_as_failed(faulty_stack: Stack) -> None:
     assert item["content"][0]["text"]
 
 
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_ends_with_the_dialects_error(faulty_stack: Stack, name: str) -> None:
+    case = FAULTS[f"runner_killed_{name}"]
+    answer = broken_at_sixth(faulty_stack, case, kill)
+    check_end(name, answer)
+    assert differences(case, answer, RAYLLAMA) == []
+
+
+@pytest.mark.parametrize("name", TERMINATED)
+def test_so_does_one_whose_engine_is_terminated(faulty_stack: Stack, name: str) -> None:
+    case = FAULTS[f"server_sigterm_{name}"]
+    until(lambda: replay(faulty_stack.url, COMPUTED).status == 200)
+    answer = broken_at_sixth(faulty_stack, case, terminate)
+    check_end(name, answer)
+    assert differences(case, answer, RAYLLAMA) == []
+
+
+class TestOnOllama:
+    pytestmark = NEEDED
+
+    @pytest.mark.parametrize("name", STREAMS)
+    def test_a_stream_ends_with_the_dialects_error(self, stack_on_ollama: Stack, name: str) -> None:
+        case = FAULTS[f"runner_killed_{name}"]
+        answer = broken_at_sixth(stack_on_ollama, case, kill_runners)
+        check_end(name, answer)
+        assert differences(case, answer, RAYLLAMA_ON_OLLAMA) == []
+
+    @pytest.mark.parametrize("name", TERMINATED)
+    def test_so_does_one_whose_engine_is_terminated(
+        self, stack_on_ollama: Stack, name: str
+    ) -> None:
+        case = FAULTS[f"server_sigterm_{name}"]
+        until(lambda: replay(stack_on_ollama.url, COMPUTED).status == 200)
+        answer = broken_at_sixth(stack_on_ollama, case, terminate)
+        check_end(name, answer)
+        assert differences(case, answer, RAYLLAMA_ON_OLLAMA) == []
+
+
+@pytest.fixture(scope="module")
+def full_stack() -> Iterator[Stack]:
+    """One long answer is computed, and another waits."""
+    with Stack(faulty(engine="embedded", slots=1, max_queue=1)) as stack, ExitStack() as clients:
+        gate = stack.pool.replica._gate
+        clients.enter_context(asking(stack, "1, 2, 3, 4, 5, 6,"))
+        until(lambda: gate.at_work == 1)
+        clients.enter_context(asking(stack, "2, 4, 6, 8, 10, 12,"))
+        until(lambda: gate.waiting == 1)
+        yield stack
+
+
+def asking(stack: Stack, prompt: str) -> socket.socket:
+    """A client that has asked for a long answer, and leaves when it is closed."""
+    options = {"num_predict": 2000, "temperature": 0}
+    given = {"model": "smollm2:135m", "prompt": prompt, "raw": True, "options": options}
+    body = json.dumps(given).encode()
+    host, _, port = stack.url.removeprefix("http://").partition(":")
+    client = socket.create_connection((host, int(port)))
+    head = f"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    client.sendall(head.encode() + body)
+    return client
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_full_queue_is_refused(full_stack: Stack, name: str) -> None:
+    case = FAULTS[name]
+    answer = replay(full_stack.url, case)
+    assert answer.status == (529 if case.path == "/v1/messages" else 503)
+    assert differences(case, answer, RAYLLAMA) == []
+
+
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_is_no_stream_is_the_recorded_error(faulty_stack: Stack, name: str) -> None:
     case = FAULTS[name]
     answers: list[Answer] = []
+    until(lambda: replay(faulty_stack.url, COMPUTED).status == 200)
     thread = threading.Thread(target=lambda: answers.append(replay(faulty_stack.url, case)))
     thread.start()
     until(lambda: runner(faulty_stack).get("busy"))
@@ -126,7 +227,7 @@ def test_what_is_no_stream_is_the_recorded_error(faulty_stack: Stack, name: str)
 
 
 def test_the_next_request_loads_again(faulty_stack: Stack) -> None:
-    case = FAULTS["after_runner_killed"]
-    replay(faulty_stack.url, FAULTS["after_runner_killed"])
+    until(lambda: replay(faulty_stack.url, COMPUTED).status == 200)
     kill(faulty_stack)
-    assert differences(case, replay(faulty_stack.url, case), RAYLLAMA) == []
+    assert differences(COMPUTED, replay(faulty_stack.url, COMPUTED), RAYLLAMA) == []
+    assert runner(faulty_stack)

@@ -1,76 +1,62 @@
 """A real Ollama against the recordings: they are true, and the comparer isn't blind or strict.
 
-Needs `ollama` 0.33 on PATH; it gets a store and a port of its own, and the two models are made from
-the wheels as the recorded server's were.
+And Rayllama on one, by `rayllama conformance --write` as a user runs it. Needs `ollama` 0.33 on
+PATH.
 """
 
-import os
-import shutil
-import subprocess
+import json
 from collections.abc import Generator
-from pathlib import Path
 
-import httpx
 import pytest
 
+from serve.cli import main
+from serve.conformance import suite
 from serve.conformance.compare import differences
-from serve.conformance.permitted import OLLAMA
-from serve.conformance.replay import Case, cases, replay
-from tests.embedded.engines import free_port, until
-from tests.embedded.weights import all_minilm, smollm2
+from serve.conformance.permitted import OLLAMA, RAYLLAMA_ON_OLLAMA
+from serve.conformance.replay import FILES, Case, cases, replay
+from serve.settings import Settings
+from tests.conformance.real import NEEDED, serving, store
+from tests.stack import Stack
 
-_FILES = ("misc", "models", "generate", "chat", "embed", "openai", "capabilities", "anthropic")
-
-pytestmark = [
-    pytest.mark.ollama,
-    pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("ollama"), reason="no ollama on PATH"),
-]
+pytestmark = NEEDED
 
 
 @pytest.fixture(scope="module")
 def ollama(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
-    folder = tmp_path_factory.mktemp("ollama")
-    address = f"127.0.0.1:{free_port()}"
-    environment = os.environ | {
-        "HOME": str(folder),
-        "OLLAMA_HOST": address,
-        "OLLAMA_MODELS": str(folder / "models"),
-        "OLLAMA_NUM_PARALLEL": "2",
-        "OLLAMA_CONTEXT_LENGTH": "2048",
-        "OLLAMA_NO_CLOUD": "1",
-        "OLLAMA_NOPRUNE": "1",
-    }
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(["ollama", "serve"], env=environment, stdout=log, stderr=log)
-    try:
-        until(lambda: _version(address), 60)
-        if not _version(address).startswith("0.33."):
-            pytest.skip(f"recorded on Ollama 0.33, this is {_version(address)}")
-        for name, weights in (("smollm2:135m", smollm2()), ("all-minilm", all_minilm())):
-            _create(name, weights, folder, environment)
-        yield f"http://{address}"
-    finally:
-        server.terminate()
-        server.wait(30)
+    with serving(tmp_path_factory.mktemp("ollama")) as url:
+        yield url
 
 
-def _version(address: str) -> str:
-    """Of the server there; "" while it doesn't answer."""
-    try:
-        answer = httpx.get(f"http://{address}/api/version", trust_env=False)
-    except httpx.TransportError:
-        return ""
-    return str(answer.json()["version"])
-
-
-def _create(name: str, weights: Path, folder: Path, environment: dict[str, str]) -> None:
-    modelfile = folder / "Modelfile"
-    modelfile.write_text(f"FROM {weights}\n")
-    command = ["ollama", "create", name, "-f", str(modelfile)]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
-
-
-@pytest.mark.parametrize("case", cases(*_FILES), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", cases(*FILES), ids=lambda case: case.id)
 def test_answers_as_it_did(ollama: str, case: Case) -> None:
     assert differences(case, replay(ollama, case), OLLAMA) == []
+
+
+def test_rayllama_on_it_conforms(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is left out, and nothing differs that may only differ on the embedded engine."""
+    folder = tmp_path_factory.mktemp("under")
+    with serving(folder):
+        pass
+    settings = Settings.model_validate(
+        {
+            "inference": {
+                "engine": "ollama",
+                "num_gpus": 0,
+                "slots": 2,
+                "context_length": 2048,
+                "keep_alive": "5m",
+                "models_dir": str(store(folder)),
+            },
+            "cache": {"lookup_timeout_s": 5, "lease_s": 5},
+        }
+    )
+    with Stack(settings) as stack:
+        assert suite.profile_of(stack.url) is RAYLLAMA_ON_OLLAMA
+        status = main(["conformance", stack.url, "--write", "--json"])
+    *faults, last = capsys.readouterr().out.splitlines()
+    assert (status, faults) == (0, [])
+    figures = json.loads(last)
+    assert figures["profile"] == "rayllama-on-ollama"
+    assert figures["passed"] == figures["cases"] == len(cases(*FILES))

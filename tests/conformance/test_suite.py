@@ -3,14 +3,19 @@
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
 
 from serve.cli import main
 from serve.conformance import suite
-from serve.conformance.permitted import EMBEDDED, OLLAMA
+from serve.conformance.permitted import EMBEDDED, OLLAMA, RAYLLAMA, RAYLLAMA_ON_OLLAMA, Profile
+from serve.conformance.replay import cases
+from serve.settings import Settings
+from tests.conformance.conftest import TEMPLATES, models
 from tests.embedded.engines import EngineProcess, free_port
+from tests.stack import Stack
 
 
 class FakePage(BaseHTTPRequestHandler):
@@ -50,6 +55,55 @@ def test_the_embedded_engine_conforms(
     assert figures["passed"] > 100
     assert figures["passed"] + figures["skipped"] == figures["cases"]
     assert figures["permitted_differences"] == len(figures["permitted"]) > 0
+
+
+TEMPLATED = {name for name in TEMPLATES if name.startswith("smollm2-")}
+"""What is created with Go templates, and can be configured with Jinja ones."""
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_rayllama_conforms_where_models_may_be_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All is asked but for making the models that are configured."""
+    configured = [model for model in models(tmp_path) if model["name"] in TEMPLATED]
+    settings = Settings.model_validate(
+        {
+            "inference": {"num_gpus": 0, "slots": 2, "context_length": 2048, "keep_alive": "5m"},
+            "embedded": {"threads": 1, "models": configured, "store": str(tmp_path / "store")},
+            "cache": {"lookup_timeout_s": 5, "lease_s": 5},
+        }
+    )
+    with Stack(settings) as stack:
+        assert suite.profile_of(stack.url) is RAYLLAMA
+        status = main(["conformance", stack.url, "--write", "--json"])
+    *faults, last = capsys.readouterr().out.splitlines()
+    assert (status, faults) == (0, [])
+    figures = json.loads(last)
+    assert figures["skipped"] == len(TEMPLATED)
+    assert figures["passed"] + figures["skipped"] == figures["cases"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "there", "write", "asked"),
+    [
+        (RAYLLAMA, True, True, {"show_tools", "tools_chat"}),
+        (RAYLLAMA, True, False, {"show_tools", "tools_chat"}),
+        (RAYLLAMA, False, True, set()),
+        (RAYLLAMA, False, False, set()),
+        (RAYLLAMA_ON_OLLAMA, False, True, {"create_tools", "show_tools", "tools_chat"}),
+        (RAYLLAMA_ON_OLLAMA, False, False, set()),
+    ],
+)
+def test_what_needs_a_go_template_is_asked_where_its_model_is(
+    profile: Profile, *, there: bool, write: bool, asked: set[str]
+) -> None:
+    before = suite._Before({"smollm2-tools:latest"} if there else set(), set(), write=write)
+    names = {"create_tools", "show_tools", "tools_chat"}
+    capabilities = {case.id.removeprefix("capabilities/"): case for case in cases("capabilities")}
+    left_out = {n for n in names if suite._left_out(capabilities[n], before, profile)}
+    assert names - left_out == asked
 
 
 def test_a_page_is_no_ollama(page: str, capsys: pytest.CaptureFixture[str]) -> None:
