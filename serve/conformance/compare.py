@@ -117,7 +117,13 @@ def _lines(body: str) -> list[Any]:
 
 
 def _events(body: str) -> list[Any]:
-    return [_event(event) for event in body.split("\n\n") if event]
+    """How many parts the text comes in is free, so a number is compared by whether it is right."""
+    events = [_event(event) for event in body.split("\n\n") if event]
+    for place, event in enumerate(events):
+        data = event.get("data") if isinstance(event, dict) else None
+        if isinstance(data, dict) and data.get("sequence_number") == place:
+            data["sequence_number"] = "its place"
+    return events
 
 
 def _event(text: str) -> Any:

@@ -100,6 +100,7 @@ _FREED = [
     ("openai/chat", '"chatcmpl-787"', '"chatcmpl-"', "body.id"),
     ("openai/chat_stream", "chatcmpl-", "bogus-", "event.id"),
     ("openai/responses", "resp_", "msg_", "body.id"),
+    ("openai/responses_stream", '"sequence_number":7', '"sequence_number":8', "sequence_number"),
     ("anthropic/messages_unknown", "req_", "msg_", "body.request_id"),
     ("generate/no_stream", "2026-11-23T", "23.11.2026 ", "created_at"),
     ("openai/chat", '"created":1795444030', '"created":0', "created"),
@@ -215,6 +216,16 @@ def test_other_text_times_and_ids_are_forgiven() -> None:
     assert _planted("anthropic/messages", "max_tokens", "end_turn") == []
     usage = '"completion_tokens":8,"total_tokens":20'
     assert _planted("openai/chat", usage, '"completion_tokens":5,"total_tokens":17') == []
+
+
+def test_a_stream_may_come_in_more_parts_that_are_numbered_on() -> None:
+    case = _ALL["faults/runner_killed_responses_stream"]
+    last = case.recorded.frames[-1]
+    more = [last.replace('"sequence_number":5', f'"sequence_number":{number}') for number in (6, 7)]
+    longer = replace(case.recorded, frames=[*case.recorded.frames, *more])
+    assert differences(case, longer) == []
+    gap = replace(case.recorded, frames=[*case.recorded.frames, more[1]])
+    assert any("sequence_number" in found for found in differences(case, gap))
 
 
 def test_status_framing_and_headers_count() -> None:
