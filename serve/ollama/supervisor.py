@@ -266,8 +266,8 @@ class Supervisor:
         """The next engine; None once there were more than `max_restarts` in the window."""
         self.restarts.forget(monotonic(), unnoticed_s)
         while (pause_s := self.restarts.failed(cause, monotonic())) is not None:
-            await asyncio.to_thread(reap, self._mark)
             self._on_restart(cause)
+            await asyncio.to_thread(reap, self._mark)
             await asyncio.sleep(pause_s)
             try:
                 return await self._launch()
