@@ -66,8 +66,9 @@ class Load:
                 except httpx.TransportError:
                     self.unanswered += 1
                     continue
+                made_at = answer.json()["created_at"] if answer.status_code == 200 else ""
+                self.seen.append((began, made_at))
                 self.answers += answer.status_code == 200
-                self.seen.append((began, answer.json().get("created_at", "")))
                 if answer.status_code == 200 and answer.content != self._right:
                     self.wrong.append(answer.text)
                 elif answer.status_code != 200:
