@@ -11,7 +11,7 @@ Dies:         with the ingress replica that started it; the proxy falls silent w
 import asyncio
 import logging
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
@@ -23,7 +23,7 @@ from ray.serve._private.constants import RAY_SERVE_HAPROXY_CONFIG_FILE_LOC
 from ray.util import metrics
 
 from deployments.handles import listen_host, named_address
-from serve.edge.feeder import Feeder
+from serve.edge.feeder import Feeder, again
 from serve.edge.launcher import FOLDER, STATE, State
 from serve.edge.listener import Listener
 from serve.edge.protocol import Address
@@ -31,10 +31,7 @@ from serve.edge.seen import place_of, stats_of
 from serve.edge.turn import Turn
 from serve.settings import Settings, parse
 
-log = logging.getLogger("rayllama.edge")
-
 _TELL_EVERY_S = 1.0
-_AGAIN_S = 1.0
 _READY_WITHIN_S = 30.0
 _NOT_ITS_TURN = "another feeder has this node's proxy"
 
@@ -54,7 +51,7 @@ class Edge:
         self._feeder: Feeder | None = None
         self._ready = asyncio.Event()
         self._gauges = EdgeGauges()
-        self._feeding = asyncio.get_running_loop().create_task(self._feed())
+        self._feeding = asyncio.get_running_loop().create_task(again(self._feed))
 
     async def address(self, since: float) -> Address | None:
         """Where ingresses tell what is hot; None: this node's proxy has no edge.
@@ -67,19 +64,16 @@ class Edge:
             return None
         async with asyncio.timeout(_READY_WITHIN_S):
             await self._ready.wait()
-        return self._listener.address if self._listener else None
+        if self._listener is None:  # the turn has ended since; None would say: no edge
+            raise TimeoutError(_NOT_ITS_TURN)
+        return self._listener.address
 
     async def _feed(self) -> None:
-        while True:
-            try:
-                async with self._turn as turn:
-                    await self._feed_until(turn.over())
-            except Exception:
-                log.exception("the edge of this node is not fed")  # the last resort
-                await asyncio.sleep(_AGAIN_S)
+        """Wait for the turn, and feed until it is over."""
+        async with self._turn as turn:
+            await self._feed_while(turn)
 
-    async def _feed_until(self, over: Coroutine[Any, Any, None]) -> None:
-        """Feed until that comes to an end."""
+    async def _feed_while(self, turn: Turn) -> None:
         edge, cache = self._settings.edge, self._settings.cache
         feeder = Feeder(edge, cache, self._resolvers, self._look, clock=monotonic, now=time)
         try:
@@ -87,7 +81,7 @@ class Edge:
                 self._feeder, self._listener = feeder, listener
                 self._ready.set()
                 telling = asyncio.get_running_loop().create_task(self._tell(feeder))
-                await over
+                await turn.over()
                 telling.cancel()
                 await asyncio.wait([telling])
         finally:

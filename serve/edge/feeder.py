@@ -101,7 +101,7 @@ class Feeder:
         await self._running.enter_async_context(self.shards)
         loop = asyncio.get_running_loop()
         turns = (self._settle, self._feed, self._count)
-        self._tasks = [loop.create_task(_again(turn)) for turn in turns]
+        self._tasks = [loop.create_task(again(turn)) for turn in turns]
         return self
 
     async def __aexit__(
@@ -286,7 +286,7 @@ class Feeder:
                     return
 
 
-async def _again(turn: Callable[[], Awaitable[None]]) -> None:
+async def again(turn: Callable[[], Awaitable[None]]) -> None:
     """What goes on for ever, whatever happens to it."""
     while True:
         try:
