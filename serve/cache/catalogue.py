@@ -69,6 +69,14 @@ class Registry:
         """Is this what the replicas agree on now?"""
         return is_current(self.view, model, digest, fingerprint)
 
+    def names_of(self, model: str) -> frozenset[str]:
+        """A model's name, and all others that stand for the same content now; of "", none."""
+        listed = self.view.models
+        if model not in listed:
+            return frozenset([model] if model else [])
+        digest = listed[model].digest
+        return frozenset(name for name, each in listed.items() if each.digest == digest)
+
     @property
     def replicas(self) -> int:
         """How many replicas are live."""

@@ -59,7 +59,9 @@ class Connection(asyncio.Protocol):
         self._holdings = server.holdings
         self.number = server.number()
         self._seats = Seats(self.number, server.holdings)
-        self._outgoing = Outgoing(server.holdings.store, server.clock)
+        self._outgoing = Outgoing(
+            server.holdings.store, server.holdings.registry.names_of, server.clock
+        )
         self._frames = Frames(MAX_HELLO_BYTES)
         self._waiting: deque[bytes | bytearray] = deque()
         self._out = bytearray()

@@ -146,12 +146,14 @@ class Holdings:
     def purge(self, purge: Purge) -> tuple[int, int]:
         """Drop the entries that fit, and make near caches forget all of theirs; or only count.
 
-        Returns how many, and what they weigh.
+        A model's are those that any of its names was asked for: they share their entries. Returns
+        how many, and what they weigh.
         """
         if not purge.dry_run:
             self.generation += 1
             self.flights.outdate()
-        which = Selection(purge.model, purge.tenant, purge.key, purge.older_than_s)
+        models = self.registry.names_of(purge.model)
+        which = Selection(models, purge.tenant, purge.key, purge.older_than_s)
         return self.store.purge(which, dry_run=purge.dry_run)
 
     def stats(self, ask_id: int, subscribers: int) -> Stats:

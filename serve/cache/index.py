@@ -41,10 +41,10 @@ class Facts(Protocol):
 class Selection(Struct, frozen=True):
     """Entries that fit all that is said; with nothing said, all.
 
-    `older_than_s`: stored at least so many seconds ago.
+    `models`: of one of these names. `older_than_s`: stored at least so many seconds ago.
     """
 
-    model: str = ""
+    models: frozenset[str] = frozenset()
     tenant: str = ""
     key: bytes = b""
     older_than_s: float = 0.0
@@ -133,7 +133,7 @@ class Index(Generic[_Entry]):
         latest = now - which.older_than_s
         for tenant, held in self._tenants.items():
             for model, of_model in held.by_model.items():
-                if which.tenant in ("", tenant) and which.model in ("", model):
+                if which.tenant in ("", tenant) and (not which.models or model in which.models):
                     for key, entry in _narrowed(of_model, which.key):
                         if entry.stored_at <= latest:
                             yield key, entry

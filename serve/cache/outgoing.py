@@ -5,7 +5,7 @@ The peer asks for each piece (`serve.cache.moved.Export`), so nothing piles up f
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 from serve.cache.index import Selection
@@ -21,10 +21,13 @@ _Place = tuple[str, str, bytes]
 
 
 class Outgoing:
-    """One peer's exports. `clock`: the store's."""
+    """One peer's exports. `names_of`: a model's (`Registry`). `clock`: the store's."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, names_of: Callable[[str], frozenset[str]], clock: Clock
+    ) -> None:
         self._store = store
+        self._names_of = names_of
         self._clock = clock
         self._cursors = count(1)
         self._open: dict[int, deque[_Place]] = {}
@@ -44,7 +47,7 @@ class Outgoing:
         return Exported(export.id, entries, cursor)
 
     def _begin(self, export: Export) -> int:
-        which = Selection(export.model, export.tenant)
+        which = Selection(self._names_of(export.model), export.tenant)
         found = self._store.index.select(which, float("inf"))
         cursor = next(self._cursors)
         self._open[cursor] = deque((stored.tenant, stored.model, key) for key, stored in found)

@@ -53,6 +53,14 @@ def test_another_digest_is_another_view() -> None:
     assert digests(registry) == {"m": "d2"}
 
 
+def test_a_model_is_known_by_all_names_of_its_digest() -> None:
+    registry = Registry(REPORT_LEASE_S)
+    registry.report(report(a="d1", b="d2", c="d1"), now=0)
+    assert registry.names_of("a") == registry.names_of("c") == {"a", "c"}
+    assert registry.names_of("gone") == {"gone"}
+    assert registry.names_of("") == set()
+
+
 def test_a_name_in_dispute_has_no_digest() -> None:
     registry = Registry(REPORT_LEASE_S)
     registry.report(report("r1", m="d1", n="d"), now=0)

@@ -13,7 +13,18 @@ from serve.cache.index import Selection
 from serve.cache.protocol import Purge, Put
 from serve.cache.store import OVERHEAD_BYTES, Store, Stored
 from serve.settings import CacheSettings
-from tests.cache.world import KEY, MODEL, OTHER, HandClock, at, put, report, shard, until
+from tests.cache.world import (
+    KEY,
+    MODEL,
+    OTHER,
+    OTHER_DIGEST,
+    HandClock,
+    at,
+    put,
+    report,
+    shard,
+    until,
+)
 
 SETTINGS = CacheSettings(max_bytes=64 << 10, max_entry_bytes=16 << 10, catalogue_poll_s=3600)
 
@@ -40,7 +51,7 @@ class OfStore:
         self._store.put(put.key, stored)
 
     async def purge(self, model: str = "") -> int:
-        return self._store.purge(Selection(model))[0]
+        return self._store.purge(Selection(frozenset([model] if model else [])))[0]
 
     async def held(self) -> tuple[int, int]:
         return self._store.entries, self._store.held_bytes
@@ -50,7 +61,7 @@ class OfHoldings:
     def __init__(self, clock: HandClock) -> None:
         self._holdings = Holdings(SETTINGS, clock)
         self._holdings.report(report())
-        self._holdings.report(report("r2", **{MODEL: put().digest, OTHER: put().digest}))
+        self._holdings.report(report("r2", **{MODEL: put().digest, OTHER: OTHER_DIGEST}))
 
     async def get(self, key: bytes) -> bytes | None:
         return self._holdings.get(key)
@@ -102,7 +113,7 @@ async def cache(request: pytest.FixtureRequest, clock: HandClock) -> AsyncGenera
             ShardClient(at(address), clock=monotonic, lease_s=2) as client,
         ):
             await until(lambda: client.is_connected)
-            client.report(report(**{MODEL: put().digest, OTHER: put().digest}))
+            client.report(report(**{MODEL: put().digest, OTHER: OTHER_DIGEST}))
             yield OfClient(client)
 
 

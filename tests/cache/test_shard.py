@@ -244,6 +244,21 @@ async def test_a_purge_is_told_to_subscribers(connect: Connect) -> None:
     assert await peer.hear() == Purged(2, 1, len(KEY) + len(b"packed") + OVERHEAD_BYTES)
 
 
+async def test_a_purge_finds_what_another_name_of_the_model_was_asked_for(
+    connect: Connect,
+) -> None:
+    """They share their entries, so who purges one name would still get the other's answers."""
+    peer = await connect()
+    listed = report(**{MODEL: DIGEST, "its other name": DIGEST, "another": "another digest"})
+    peer.say(Reported(listed), put(), Purge(1, "another"), Purge(2, "its other name"), Get(3, KEY))
+    told = [await peer.hear() for _ in range(3)]
+    assert [(each.id, each.entries) for each in told if isinstance(each, Purged)] == [
+        (1, 0),
+        (2, 1),
+    ]
+    assert told[-1] == Miss(3)
+
+
 def test_another_shard_has_another_generation(clock: HandClock) -> None:
     shards = [ShardServer(SECRET, SETTINGS, clock) for _ in range(2)]
     assert shards[0].holdings.generation != shards[1].holdings.generation

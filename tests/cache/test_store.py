@@ -47,7 +47,7 @@ def test_a_purge_finds_what_is_there_and_nothing_else(said: list[tuple[bytes, in
         tested.put(key, stored(size, model))
         tested.remove(KEYS[size % len(KEYS)])
     there = [was.model for key in KEYS if (was := tested.get(key)) is not None]
-    assert tested.purge(Selection("m"))[0] == there.count("m")
+    assert tested.purge(Selection(frozenset("m")))[0] == there.count("m")
     assert tested.entries == there.count("n")
     assert tested.purge()[0] == there.count("n")
     assert tested.index.tenants() == {}
@@ -116,7 +116,7 @@ def test_the_listener_may_come_late() -> None:
     old, new = stored(1), stored(2)
     tested.put(KEYS[0], new)
     tested._evicted(KEYS[0], old, "expired")
-    assert tested.purge(Selection("m")) == (1, weight(KEYS[0], new))
+    assert tested.purge(Selection(frozenset("m"))) == (1, weight(KEYS[0], new))
 
 
 def test_an_entry_weighs_more_than_its_bytes() -> None:

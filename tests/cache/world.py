@@ -16,6 +16,7 @@ from serve.settings import CacheSettings
 
 MODEL = "registry.ollama.ai/library/smollm2:135m"
 OTHER = "registry.ollama.ai/library/all-minilm:latest"
+OTHER_DIGEST = "1b226e2802dbb772b5fc32a58f103ca1804ef7501331012de126ab22f67475ef"
 DIGEST = "fd5f44c0b5aff6453726119fc560d73a8a995a55b4a49804bc24b1969ecf1794"
 FINGERPRINT = "0.33.0 ctx=2048"
 SECRET = b"s" * 32
@@ -96,10 +97,11 @@ def put(
     key: bytes = KEY,
     packed: bytes = b"packed",
     *,
-    digest: str = DIGEST,
+    digest: str = "",
     ttl_s: float = 60.0,
     model: str = MODEL,
 ) -> Put:
+    digest = digest or (OTHER_DIGEST if model == OTHER else DIGEST)
     return Put(key, packed, model, digest, FINGERPRINT, ttl_s)
 
 

@@ -14,6 +14,7 @@ from serve.cache.key import request_key
 from serve.cache.service import AnswerCache, Hit
 from serve.cache.shard import ShardServer
 from serve.cache.shards import shard_of
+from serve.ports import Tail
 from serve.settings import AuthSettings, CacheSettings
 from serve.web.admin import AdminServices
 from serve.web.app import create_admin
@@ -26,6 +27,7 @@ from tests.cache.world import (
     FINGERPRINT,
     MODEL,
     OTHER,
+    OTHER_DIGEST,
     HandClock,
     at,
     put,
@@ -109,7 +111,7 @@ async def back(
     async with AsyncExitStack() as stack:
         shards = [await stack.enter_async_context(shard(settings)) for _ in range(settings.shards)]
         for server, _ in shards:
-            server.holdings.report(report(**{MODEL: DIGEST, OTHER: DIGEST}))
+            server.holdings.report(report(**{MODEL: DIGEST, OTHER: OTHER_DIGEST}))
         now = HandClock(1_800_000_000.0)
         addresses = [at(address) for _, address in shards]
         answers = AnswerCache(settings, addresses, clock=monotonic, now=now, serves=False)
@@ -238,7 +240,8 @@ async def test_a_batch_is_explained_by_its_inputs() -> None:
         native = {"model": "all-minilm", "input": "one"}
         miss = await behind.answers.lookup("/api/embed", native, model=OTHER, tenant="default")
         assert not isinstance(miss, Hit)
-        assert behind.answers.fill(miss, lines=[body], content_type=JSON, tail=TAIL)
+        tail = Tail(OTHER_DIGEST, OTHER_DIGEST, FINGERPRINT)
+        assert behind.answers.fill(miss, lines=[body], content_type=JSON, tail=tail)
         if miss.seat is not None:
             miss.seat.leave()
         await behind.answers.shards.stats()

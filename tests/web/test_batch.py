@@ -215,7 +215,7 @@ async def test_what_a_shard_says_of_an_input_is_checked(
     async with cached_front(pool) as front:
         first = await embed(front, "a")
         key = bytes.fromhex(first.headers[b"cache-status"].decode().split('"')[1])
-        front.answers.shards.put(put(key, packed, model=OTHER))
+        front.answers.shards.put(put(key, packed, model=OTHER, digest=DIGEST))
         await embed(front, ["a", "b"])
         assert pool.asked[-1] == ["a", "b"]
 

@@ -18,7 +18,17 @@ from serve.cache.snapshot import SLICE, Reader, Record
 from serve.errors import SnapshotRefused
 from serve.settings import CacheSettings
 from tests.asgi import Caller, ended
-from tests.cache.world import DIGEST, FINGERPRINT, MODEL, OTHER, put, report, shard, until
+from tests.cache.world import (
+    DIGEST,
+    FINGERPRINT,
+    MODEL,
+    OTHER,
+    OTHER_DIGEST,
+    put,
+    report,
+    shard,
+    until,
+)
 from tests.web.test_admin import CHAT, Back, back, keys
 
 EXPORT, IMPORT = "/admin/cache/export", "/admin/cache/import"
@@ -81,7 +91,7 @@ async def test_nothing_is_served_before_an_engine_has_vouched_for_it() -> None:
         file = await exported(first)
     async with back() as second:
         for server in second.servers:
-            server.holdings.report(report(**{OTHER: DIGEST}))
+            server.holdings.report(report(**{OTHER: OTHER_DIGEST}))
         assert (await imported(second, file))["taken"] == 1
         index = second.answers.shards.number(key(0))
         holdings = second.servers[index].holdings
@@ -240,7 +250,7 @@ async def test_pieces_are_bounded() -> None:
         server.holdings.report(report())
         for number in range(10):
             assert server.holdings.put(put(key(number), bytes(400_000))) is None
-        going = Outgoing(server.holdings.store, server.clock)
+        going = Outgoing(server.holdings.store, server.holdings.registry.names_of, server.clock)
         first = going.answer(Export(1))
         assert (len(first.entries), first.cursor > 0) == (3, True)
         server.holdings.store.remove(next(k for k in map(key, range(10)) if k not in told(first)))
