@@ -9,11 +9,10 @@ Dies:         with the application; while it is away nothing but `rayllama cache
 import asyncio
 from functools import partial
 from time import monotonic, time
-from typing import Any
 
 from deployments.handles import sibling_edges, sibling_shard_address, sibling_view
 from serve.cache.service import AnswerCache
-from serve.settings import Settings, parse
+from serve.settings import Settings
 from serve.web.admin import AdminServices
 from serve.web.app import create_admin
 from serve.web.identity import Directory
@@ -27,9 +26,8 @@ class Admin:
     So it is never a reason to fail: Serve would not start the ingress without this actor.
     """
 
-    def __init__(self, settings: Settings | dict[str, Any]) -> None:
-        # Serve dumps them into a dict where its config file has a `deployments` block of its own.
-        self._settings = settings if isinstance(settings, Settings) else parse(settings)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._answers = AnswerCache(
             self._settings.cache.model_copy(update={"near_max_bytes": 0}),
             [partial(sibling_shard_address, index) for index in range(self._settings.cache.shards)],

@@ -11,7 +11,6 @@ Dies:         with the application, killed without a word beforehand (`serve.cac
 import secrets
 from collections.abc import Collection
 from time import monotonic, time
-from typing import Any
 
 from deployments.handles import listen_host
 from deployments.shard_gauges import ShardGauges
@@ -26,12 +25,10 @@ class Cache:
 
     def __init__(
         self,
-        settings: CacheSettings | dict[str, Any],
+        settings: CacheSettings,
         index: int = 0,
         tenants: Collection[str] | None = None,
     ) -> None:
-        # Serve dumps them into a dict where its config file has a `deployments` block of its own.
-        settings = CacheSettings.model_validate(settings)
         self._secret = secrets.token_bytes(32)
         self._server = ShardServer(
             self._secret, settings, clock=monotonic, has_forerunner=True, tenants=tenants

@@ -29,7 +29,7 @@ from serve.edge.listener import Listener
 from serve.edge.protocol import Address
 from serve.edge.seen import place_of, stats_of
 from serve.edge.turn import Turn
-from serve.settings import Settings, parse
+from serve.settings import Settings
 
 _TELL_EVERY_S = 1.0
 _READY_WITHIN_S = 30.0
@@ -39,10 +39,8 @@ _NOT_ITS_TURN = "another feeder has this node's proxy"
 class Edge:
     """The actor. `shards`: the names of the cache's actors, in order."""
 
-    def __init__(
-        self, settings: Settings | dict[str, Any], shards: Sequence[str], version: str
-    ) -> None:
-        self._settings = settings if isinstance(settings, Settings) else parse(settings)
+    def __init__(self, settings: Settings, shards: Sequence[str], version: str) -> None:
+        self._settings = settings
         self._resolvers = [partial(named_address, name) for name in shards]
         logging.basicConfig(level=logging.INFO)
         self._folder = node_folder()

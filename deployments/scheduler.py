@@ -22,15 +22,13 @@ from serve.fleet.desk import Desk
 from serve.fleet.link import Address
 from serve.fleet.placement import Policy
 from serve.fleet.view import view
-from serve.settings import Settings, parse
+from serve.settings import Settings
 
 
 class Scheduler:
     """The actor: a socket server on the event loop of Ray's own methods."""
 
-    def __init__(self, settings: Settings | dict[str, Any], pool: str) -> None:
-        # Serve dumps them into a dict where its config file has a `deployments` block of its own.
-        settings = settings if isinstance(settings, Settings) else parse(settings)
+    def __init__(self, settings: Settings, pool: str) -> None:
         shape = settings.shapes[pool]
         policy = Policy(shape.max_queue, shape.runner_turn_s, shape.runner_patience_s)
         self._secret = secrets.token_bytes(32)

@@ -64,21 +64,16 @@ def compose(args: Settings, front: type[Ingress], router: str) -> ray_serve.Appl
     Pools(args)
     place(args.cache.snapshot.url)
     inference = {pool: _inference(args, pool, router) for pool in args.shapes}
+    # Spread: one node that is lost costs one shard's warmth, and memory is every node's.
+    spread = {"num_cpus": 0, "max_concurrency": 100, "scheduling_strategy": "SPREAD"}
     shards = [
-        DeploymentActorConfig(
-            name=SHARD_NAME.format(index),
-            actor_class=ray.remote(Cache),
-            init_kwargs={
-                "settings": args.cache,
-                "index": index,
-                "tenants": args.auth.tenants,
-            },
-            # Spread: one node that is lost costs one shard's warmth, and memory is every node's.
-            actor_options={
-                "num_cpus": 0,
-                "max_concurrency": 100,
-                "scheduling_strategy": "SPREAD",
-            },
+        _actor(
+            SHARD_NAME.format(index),
+            spread,
+            Cache,
+            args.cache,
+            index,
+            args.auth.tenants,
         )
         for index in range(args.cache.shards)
     ]
@@ -142,25 +137,29 @@ def _autoscaling(shape: InferenceSettings, pool: str) -> AutoscalingConfig:
 
 def _schedulers(args: Settings) -> list[DeploymentActorConfig]:
     """One actor for each pool, on the head node: GPU nodes come and go."""
+    options = {**_ON_HEAD, "max_concurrency": 100}
     return [
-        DeploymentActorConfig(
-            name=SCHEDULER_NAME.format(pool),
-            actor_class=ray.remote(Scheduler),
-            init_kwargs={"settings": args, "pool": pool},
-            actor_options={**_ON_HEAD, "max_concurrency": 100},
-        )
-        for pool in args.shapes
+        _actor(SCHEDULER_NAME.format(pool), options, Scheduler, args, pool) for pool in args.shapes
     ]
 
 
 def _admin(args: Settings) -> list[DeploymentActorConfig]:
     """The admin API's actor, on the head node, where the operator's command looks for it."""
-    if not args.admin.port:
-        return []
-    actor = DeploymentActorConfig(
-        name=ADMIN_NAME,
-        actor_class=ray.remote(Admin),
-        init_kwargs={"settings": args},
-        actor_options=_ON_HEAD,
-    )
-    return [actor]
+    return [_actor(ADMIN_NAME, _ON_HEAD, Admin, args)] if args.admin.port else []
+
+
+def _actor(name: str, options: dict[str, Any], kind: type, *given: Any) -> DeploymentActorConfig:
+    """An actor of the ingress deployment, made of what is `given`.
+
+    Which is bound to the class instead of being its `init_args`: those are part of what Serve's
+    status API tells, in JSON (`serve status`, KubeRay's health check). Settings hold secrets, which
+    are not JSON, and no business of who reads a status.
+    """
+
+    made: Any = vars(kind)["__init__"]
+
+    def init(self: Any) -> None:
+        made(self, *given)
+
+    bound = type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
+    return DeploymentActorConfig(name=name, actor_class=ray.remote(bound), actor_options=options)
