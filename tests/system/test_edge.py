@@ -5,88 +5,21 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
 
 from tests.system.conftest import PROJECT, URL, System, wait_for
+from tests.system.hot import EDGE, MODEL, ask, generation, load, until_edge
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-MODEL = "smollm2:135m"
-EDGE = "hit; tier=edge"
 ADMIN = "http://127.0.0.1:8001"
-
-
-def generation(prompt: str, model: str = MODEL) -> dict[str, Any]:
-    options = {"temperature": 0, "num_predict": 4}
-    return {"model": model, "prompt": prompt, "stream": False, "options": options}
-
-
-def ask(http: httpx.Client, body: dict[str, Any]) -> httpx.Response:
-    return http.post("/api/generate", json=body)
-
-
-def until_edge(http: httpx.Client, body: dict[str, Any]) -> httpx.Response:
-    answers: list[httpx.Response] = []
-
-    def is_edge() -> bool:
-        answers.append(ask(http, body))
-        return bool(answers[-1].headers.get("x-rayllama-cache") == EDGE)
-
-    wait_for(is_edge, 60)
-    return answers[-1]
-
-
-class Load:
-    """Asks one body again and again; what came, and what came wrong."""
-
-    def __init__(self, body: dict[str, Any], right: bytes) -> None:
-        self._body, self._right = body, right
-        self.wrong: list[str] = []
-        self.unanswered = 0
-        self.answers = 0
-        self.seen: list[tuple[float, str]] = []
-        """When each answer was asked for, and when the engine says that it made it."""
-        self.is_over = False
-
-    def run(self) -> None:
-        with httpx.Client(base_url=URL, timeout=60) as http:
-            while not self.is_over:
-                began = time.monotonic()
-                try:
-                    answer = ask(http, self._body)
-                except httpx.TransportError:
-                    self.unanswered += 1
-                    continue
-                made_at = answer.json()["created_at"] if answer.status_code == 200 else ""
-                self.seen.append((began, made_at))
-                self.answers += answer.status_code == 200
-                if answer.status_code == 200 and answer.content != self._right:
-                    self.wrong.append(answer.text)
-                elif answer.status_code != 200:
-                    self.unanswered += 1
-
-
-@contextmanager
-def load(body: dict[str, Any], right: bytes) -> Iterator[Load]:
-    made = Load(body, right)
-    threads = [threading.Thread(target=made.run) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield made
-    finally:
-        made.is_over = True
-        for thread in threads:
-            thread.join()
 
 
 def test_stats_and_explain_tell_of_it(system: System, http: httpx.Client) -> None:
@@ -137,14 +70,16 @@ def test_what_was_changed_under_load_is_never_answered_from_before(
         "copy": lambda: http.post("/api/copy", json={"source": other, "destination": name}),
         "delete": lambda: http.request("DELETE", "/api/delete", json={"model": name}),
     }
-    with load(body, b"") as asking:
+    with load([URL], body) as asking:
         wait_for(lambda: asking.answers > 100)
         assert changes[change]().status_code == 200
         changed = time.monotonic()
-        wait_for(lambda: sum(began > changed for began, _ in asking.seen) > 100)
+        wait_for(lambda: len(asking.asked_since(changed)) > 100)
     httpx.post(ADMIN + "/admin/cache/resume")
+    for one in (name, other):  # `delete` has deleted one already
+        http.request("DELETE", "/api/delete", json={"model": one})
     assert any(made_at == old for _, made_at in asking.seen)
-    assert [began for began, made_at in asking.seen if made_at == old and began > changed] == []
+    assert old not in asking.asked_since(changed)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +91,7 @@ def test_what_is_killed_under_load_costs_no_right_answer(
     """The feeder; the shard; an ingress, which makes Serve reload HAProxy; HAProxy itself."""
     body = generation(f"What is left when {title} dies?")
     right = until_edge(http, body).content
-    with load(body, right) as asking:
+    with load([URL], body, right) as asking:
         victim = next(iter(system.named(title)))
         victim.kill()
         victim.wait(20)
@@ -175,7 +110,7 @@ def test_redeploys_under_load_fail_no_request(
     """One ingress less, and one more: HAProxy is reloaded each time, and fed again."""
     body = generation("What is left after a redeploy?")
     right = until_edge(http, body).content
-    with load(body, right) as asking:
+    with load([URL], body, right) as asking:
         for replicas in (1, 2):
             before = {process.pid for process in system.named("rayllama-edge")}
             deploy(tmp_path / "redeployed.yaml", replicas)
