@@ -23,7 +23,6 @@ from serve.errors import ConfigError
 from serve.ollama.startup import free_port
 
 _PATH = "/api/generate"
-_CONNECTIONS = 32
 _PROMPTS = 16
 _CHANGES = 100
 _ENTRIES = 10_000
@@ -35,9 +34,11 @@ Say = Callable[[str], None]
 
 
 def edge(
-    target: Target, *, rounds: int, seconds: int, say: Say, rival: str = ""
+    target: Target, *, rounds: int, seconds: int, connections: int, say: Say, rival: str = ""
 ) -> dict[str, float | str | None]:
     """The figures by name. `rival`: the whole URL of another server to measure in turn.
+
+    `connections` are open in each comparison; the percentiles of one connection are told beside.
 
     Raises `ConfigError` where there is no edge, or nothing to measure.
     """
@@ -55,11 +56,13 @@ def edge(
         if rival:
             asked["rival"] = (Wrk(bodies, {}), rival)  # it gets no key of ours
         loads: dict[str, list[Load]] = {name: [] for name in asked}
-        say(f"{', '.join(asked)} in turn, {rounds} times {seconds} s each")
+        say(
+            f"{', '.join(asked)} in turn, {rounds} times {seconds} s over {connections} connections"
+        )
         for _ in range(rounds):
             _heat(target, bodies)
             for name, (wrk, url) in asked.items():
-                loads[name].append(wrk.run(url, connections=_CONNECTIONS, seconds=seconds))
+                loads[name].append(wrk.run(url, connections=connections, seconds=seconds))
             told = (f"{name} {found[-1].per_s:8.0f}/s" for name, found in loads.items())
             say("  " + "   ".join(told))
     _heat(target, bodies)
@@ -74,7 +77,7 @@ def edge(
         ),
         "edge_p50_ms": one.p50_us / 1e3,
         "edge_p99_ms": one.p99_us / 1e3,
-        "p99_ms_32": median(load.p99_us for load in loads["edge"]) / 1e3,
+        f"p99_ms_{connections}": median(load.p99_us for load in loads["edge"]) / 1e3,
         "answer_bytes": size,
         "lease_s": edge_changes.lease_s(),
         f"feed_s_{_ENTRIES}": feed_s,

@@ -51,6 +51,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("--seconds", type=int, default=5, help="of each run of the load generator")
     parser.add_argument("--rounds", type=int, default=5, help="of each comparison")
     parser.add_argument("--rival", default="", metavar="URL", help="edge: another server, in turn")
+    parser.add_argument("--connections", type=int, default=32, help="edge: open at once")
     parser.add_argument("--samples", type=int, default=200, help="miss: first tokens, each way")
     parser.add_argument("--up", metavar="CONFIG", help="start this config if nothing answers")
     parser.set_defaults(command=_bench)
@@ -106,8 +107,15 @@ def _measured(arguments: Namespace) -> dict[str, dict[str, float | str | None]]:
     found = target.find(arguments.url, arguments.model, headers, engine=arguments.engine)
     figures = {}
     if arguments.what == "edge":
-        rounds, seconds, rival = arguments.rounds, arguments.seconds, arguments.rival
-        return {"edge": edge.edge(found, rounds=rounds, seconds=seconds, rival=rival, say=_say)}
+        measured = edge.edge(
+            found,
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            connections=max(1, arguments.connections),
+            rival=arguments.rival,
+            say=_say,
+        )
+        return {"edge": measured}
     if arguments.what == "join":
         return {"join": join.join(found, streams=arguments.streams, say=_say)}
     if arguments.what != "miss":

@@ -29,4 +29,4 @@ def test_no_edge_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving("hit; tier=near") as server:
         target = Target(server.url, "smollm2:135m", {}, [], [], None)
         with pytest.raises(ConfigError, match="no edge"):
-            edge.edge(target, rounds=1, seconds=1, say=lambda _: None)
+            edge.edge(target, rounds=1, seconds=1, connections=1, say=lambda _: None)
