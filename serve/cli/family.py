@@ -6,21 +6,18 @@ children go to whoever is their reaper. Two things keep them together:
 - a mark in the environment, which every child inherits: `RAYLLAMA_RUN=<id of the run>`;
 - on Linux, `rayllama up` is the subreaper of everything below it, so orphans become its children.
 
-Nothing is ever ended by its name alone. An HAProxy that a dead Serve left behind carries no mark
-when plain `serve run` started it: it is known by its config file and by its parent, which is no
-Ray process any more.
+Nothing is ever ended by its name alone. (An HAProxy that a dead Serve left behind carries no mark
+when plain `serve run` started it: `serve.edge.orphans`.)
 """
 
 import contextlib
 import ctypes
-import os
 import sys
 from collections.abc import Iterable
 
 import psutil
 
 MARK = "RAYLLAMA_RUN"
-_SERVE_HAPROXY = "/tmp/haproxy-serve/"  # noqa: S108 - Ray Serve's own path, compared only
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -50,18 +47,6 @@ def marked(run: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if _mark(process) == run]
 
 
-def orphaned_proxies() -> list[psutil.Process]:
-    """This user's HAProxies that a dead Serve left behind."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            words = process.cmdline()
-            is_serves = any(word.startswith(_SERVE_HAPROXY) for word in words) and "-db" in words
-            if is_serves and process.uids().real == os.getuid() and not _has_ray_parent(process):
-                found.append(process)
-    return found
-
-
 def end(processes: Iterable[psutil.Process], *, patience_s: float) -> int:
     """SIGTERM, and after `patience_s` SIGKILL. Returns how many there were."""
     alive = list(processes)
@@ -75,12 +60,6 @@ def end(processes: Iterable[psutil.Process], *, patience_s: float) -> int:
             process.kill()
     psutil.wait_procs(alive, timeout=patience_s)
     return count
-
-
-def _has_ray_parent(process: psutil.Process) -> bool:
-    """Serve's HAProxies are children of its manager, or of an older HAProxy's manager."""
-    parent = process.parent()
-    return parent is not None and any(word.startswith("ray::") for word in parent.cmdline())
 
 
 def _mark(process: psutil.Process) -> str:

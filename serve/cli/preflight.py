@@ -2,6 +2,7 @@
 
 from serve.cli import family, machine, record
 from serve.cli.deployfile import DeployFile, remarks
+from serve.edge.orphans import orphaned_proxies
 from serve.errors import ConfigError
 from serve.ollama.reaper import reap_stale
 
@@ -28,7 +29,7 @@ def clear_run(port: int) -> list[str]:
 def clear_orphans() -> list[str]:
     """End what a dead Serve or a dead replica left behind. Returns what was done, a line each."""
     done = []
-    if count := family.end(family.orphaned_proxies(), patience_s=_PATIENCE_S):
+    if count := family.end(orphaned_proxies(), patience_s=_PATIENCE_S):
         done.append(f"ended {count} HAProxy processes that a dead Serve left behind")
     if count := reap_stale():
         done.append(f"ended {count} engine processes whose replica is gone")

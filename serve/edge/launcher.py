@@ -8,6 +8,9 @@ with the real binary, so that Serve sees the process that it started.
 Whatever goes wrong, HAProxy starts as Serve meant it, and one line on standard error, which Serve
 keeps beside its admin socket, says why; so does `state.json`, for the feeder.
 
+At first start it takes over from an HAProxy that a dead Serve left behind on its ports
+(`serve.edge.orphans`), as at a reload: that one closes them, ends what it is at, and is gone.
+
 The name of Serve's own file stays among the arguments (as the name of a peer, which nobody asks
 for): by it Serve knows its HAProxies again, to stop those that are left over.
 """
@@ -21,9 +24,11 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import psutil
 from msgspec import Struct, json
 
 from serve.edge.amend import NotAsExpected, amend
+from serve.edge.orphans import in_the_way
 from serve.edge.rules import LEASE, Files, script
 
 BINARY = "rayllama-haproxy"
@@ -50,7 +55,8 @@ def main() -> NoReturn:
     """Become HAProxy, with the edge if that can be."""
     binary, arguments = real_binary(), sys.argv[1:]
     if "-f" in arguments and "-c" not in arguments:
-        arguments = edged(arguments, binary)
+        config = Path(arguments[arguments.index("-f") + 1])
+        arguments = [*edged(arguments, binary), *taking_over(config, arguments)]
     os.execv(binary, [binary, *arguments])  # noqa: S606 - what this is for
 
 
@@ -83,6 +89,20 @@ def edged(arguments: list[str], binary: str) -> list[str]:
             _write(folder / STATE, json.encode(State(reason)))
         return arguments
     return [*arguments[:at], str(path), *arguments[at + 1 :], "-L", str(config)]
+
+
+def taking_over(config: Path, arguments: list[str]) -> list[str]:
+    """The arguments by which HAProxy takes its ports from those that a dead Serve left there."""
+    if "-sf" in arguments:  # a reload: Serve knows from whom
+        return []
+    try:
+        left = [str(process.pid) for process in in_the_way(config)]
+    except (psutil.Error, OSError) as fault:
+        sys.stderr.write(f"rayllama-haproxy: can't look for others: {type(fault).__name__}\n")
+        return []
+    if left:
+        sys.stderr.write(f"rayllama-haproxy: takes over from {', '.join(left)} of a dead Serve\n")
+    return ["-sf", *left] if left else []
 
 
 def _prepare(config: Path, folder: Path) -> tuple[State, Path]:

@@ -83,17 +83,6 @@ def test_who_ignores_sigterm_is_killed() -> None:
         until(lambda: not is_alive(child.pid))
 
 
-def test_an_orphaned_haproxy_of_serve_is_known_by_its_file_and_parent() -> None:
-    """A stand-in with HAProxy's arguments; its parent, this test, is no Ray process."""
-    fake_haproxy = [sys.executable, "-c", "import time; time.sleep(600)", "-db", "-f"]
-    config = "/tmp/haproxy-serve/0123/haproxy.cfg"
-    with subprocess.Popen([*fake_haproxy, config]) as child, ended(child.pid):
-        until(lambda: child.pid in [process.pid for process in family.orphaned_proxies()])
-    with subprocess.Popen([*fake_haproxy, "/etc/haproxy/haproxy.cfg"]) as child, ended(child.pid):
-        until(lambda: "-db" in psutil.Process(child.pid).cmdline())
-        assert child.pid not in [process.pid for process in family.orphaned_proxies()]
-
-
 @pytest.fixture
 def port(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> int:
     """A port of no run, in a state folder of the test's own."""

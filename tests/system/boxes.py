@@ -189,6 +189,15 @@ class Boxes:
                 found.append(psutil.Process(pid))
         return found
 
+    def titled(self, number: int, title: str) -> list[psutil.Process]:
+        """Those on a box whose command line has `title` in it."""
+        found = []
+        for process in self.processes(number):
+            with suppress(psutil.NoSuchProcess):
+                if title in " ".join(process.cmdline()):
+                    found.append(process)
+        return found
+
     def lose_power(self, number: int) -> None:
         """Kill all that runs on a box."""
         there = self.processes(number)

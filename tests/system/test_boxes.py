@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.system.boxes import Boxes, is_possible
@@ -137,11 +138,7 @@ def test_a_box_that_is_cut_off_gives_nothing_more_after_a_change(
 
 def where_the_shard_is(boxes: Boxes) -> int:
     """On which box; Ray spreads them."""
-    found = [
-        number
-        for number in boxes.numbers
-        if any("ray::Cache" in " ".join(each.cmdline()) for each in boxes.processes(number))
-    ]
+    found = [number for number in boxes.numbers if boxes.titled(number, "ray::Cache")]
     assert len(found) == 1
     return found[0]
 
@@ -170,16 +167,33 @@ def test_a_new_version_takes_over_every_box(boxes: Boxes, https: list[httpx.Clie
     until_all_edge(https, body)
 
 
+def is_answered_at_edge(http: httpx.Client, body: dict[str, Any]) -> bool:
+    try:
+        return is_edge(ask(http, body))
+    except httpx.TransportError:
+        return False
+
+
 def test_a_box_that_comes_back_is_fed(boxes: Boxes, https: list[httpx.Client]) -> None:
     body = generation("Who comes back?")
     until_all_edge(https, body)
     boxes.lose_power(3)
     boxes.start(3)
+    wait_for(lambda: is_answered_at_edge(https[2], body), 180)
 
-    def is_back() -> bool:
-        try:
-            return is_edge(ask(https[2], body))
-        except httpx.TransportError:
-            return False
 
-    wait_for(is_back, 180)
+def test_a_cluster_that_lost_its_head_is_started_again(
+    boxes: Boxes, https: list[httpx.Client]
+) -> None:
+    """The others' HAProxies are left behind, on the ports of the new ones."""
+    others = boxes.numbers[1:]
+    boxes.lose_power(1)
+    raylets = [process for number in others for process in boxes.titled(number, "raylet/raylet")]
+    assert psutil.wait_procs(raylets, timeout=120)[1] == []
+    left = [process for number in others for process in boxes.titled(number, "/bin/haproxy")]
+    assert left != []
+    for number in boxes.numbers:
+        boxes.start(number)
+    boxes.deploy(settings(KEY))
+    until_all_edge(https, generation("Who is the head?"))
+    assert psutil.wait_procs(left, timeout=60)[1] == []
