@@ -67,14 +67,7 @@ def compose(args: Settings, front: type[Ingress], router: str) -> ray_serve.Appl
     # Spread: one node that is lost costs one shard's warmth, and memory is every node's.
     spread = {"num_cpus": 0, "max_concurrency": 100, "scheduling_strategy": "SPREAD"}
     shards = [
-        _actor(
-            SHARD_NAME.format(index),
-            spread,
-            Cache,
-            args.cache,
-            index,
-            args.auth.tenants,
-        )
+        _actor(SHARD_NAME.format(index), spread, Cache, args.cache, index, args.auth.tenants)
         for index in range(args.cache.shards)
     ]
     ingress: DeploymentHandle = ray_serve.deployment(
@@ -148,18 +141,16 @@ def _admin(args: Settings) -> list[DeploymentActorConfig]:
     return [_actor(ADMIN_NAME, _ON_HEAD, Admin, args)] if args.admin.port else []
 
 
-def _actor(name: str, options: dict[str, Any], kind: type, *given: Any) -> DeploymentActorConfig:
-    """An actor of the ingress deployment, made of what is `given`.
+def _actor(name: str, options: dict[str, Any], kind: Any, *given: Any) -> DeploymentActorConfig:
+    """An actor of the ingress deployment: of the class `kind`, made of what is `given`.
 
     Which is bound to the class instead of being its `init_args`: those are part of what Serve's
     status API tells, in JSON (`serve status`, KubeRay's health check). Settings hold secrets, which
     are not JSON, and no business of who reads a status.
     """
 
-    made: Any = vars(kind)["__init__"]
-
     def init(self: Any) -> None:
-        made(self, *given)
+        kind.__init__(self, *given)
 
     bound = type(kind.__name__, (kind,), {"__init__": init, "__module__": kind.__module__})
     return DeploymentActorConfig(name=name, actor_class=ray.remote(bound), actor_options=options)

@@ -72,15 +72,8 @@ class Wrk:
             script, bodies = Path(folder, "post.lua"), Path(folder, "bodies")
             script.write_text(_SCRIPT)
             bodies.write_bytes(self._bodies)
-            command = [
-                self._program,
-                "-t1",
-                f"-c{connections}",
-                f"-d{seconds}s",
-                "--timeout",
-                "30s",
-            ]
-            command += ["-s", str(script)]
+            shape = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
+            command = [self._program, *shape, "-s", str(script)]
             for header in self._headers:
                 command += ["-H", header]
             done = subprocess.run(  # noqa: S603 - a list, no shell

@@ -1,9 +1,9 @@
 """HAProxies that a dead Serve left behind.
 
-Serve stops its HAProxies when it ends. Where it is killed (`ray down`, `ray stop`, a head or a
-raylet that is lost) they go on: they hold the port and send requests to what are no ingresses any
-more. The next Serve of that node has another folder, so it doesn't know them, and can't start its
-own beside them: the node's proxy would never get ready.
+Serve stops its HAProxies when it ends. Where it is killed (a head that is lost, or ended by `ray
+down`, on all other nodes) they go on: they hold the port and send requests to what are no ingresses
+any more. The next Serve of that node has another folder, so it doesn't know them, and can't start
+its own beside them: the node's proxy would never get ready.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def in_the_way(config: Path) -> list[psutil.Process]:
     return [
         process
         for process in orphaned_proxies(f"{config.parent.parent}/")
-        if process.pid != os.getpid() and wanted & _listens(process)
+        if wanted & _listens(process)
     ]
 
 

@@ -7,19 +7,17 @@ hand is: `ray start` on each, `serve deploy` on the first.
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psutil
 import yaml
 
-from tests.system.conftest import PROJECT, wait_for
+from tests.system.conftest import PROJECT, titled, wait_for
 
 _BRIDGE = "rayllama"
 _NET = "10.213.7"
@@ -68,28 +66,25 @@ class Boxes:
         """Where a box listens."""
         return f"http://{self.address(number)}:8000"
 
+    @property
+    def admin(self) -> str:
+        """Where the admin API listens."""
+        return f"http://{self.address(1)}:8001"
+
     def address(self, number: int) -> str:
         return f"{_NET}.{number}"
 
-    def __enter__(self) -> Self:
-        try:
-            _ip("link", "add", _BRIDGE, "type", "bridge")
-            _ip("addr", "add", f"{_NET}.254/24", "dev", _BRIDGE)
-            _ip("link", "set", _BRIDGE, "up")
-            for number in self.numbers:
-                self._build(number)
-                self.start(number)
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
+    def build(self) -> None:
+        """Cables, boxes, and Ray on them."""
+        _ip("link", "add", _BRIDGE, "type", "bridge")
+        _ip("addr", "add", f"{_NET}.254/24", "dev", _BRIDGE)
+        _ip("link", "set", _BRIDGE, "up")
+        for number in self.numbers:
+            self._build(number)
+            self.start(number)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def clear(self) -> None:
+        """All of it away again, whatever was built."""
         for number in reversed(self.numbers):
             self.lose_power(number)
             _undo("link", "del", self._link(number))  # a namespace outlives its last connection
@@ -191,17 +186,12 @@ class Boxes:
 
     def titled(self, number: int, title: str) -> list[psutil.Process]:
         """Those on a box whose command line has `title` in it."""
-        found = []
-        for process in self.processes(number):
-            with suppress(psutil.NoSuchProcess):
-                if title in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
+        return titled(self.processes(number), title)
 
     def lose_power(self, number: int) -> None:
         """Kill all that runs on a box."""
         there = self.processes(number)
         for process in there:
             with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+                process.kill()
         psutil.wait_procs(there, timeout=20)

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,16 @@ import pytest
 
 PROJECT = Path(__file__).parents[2]
 URL = "http://127.0.0.1:8000"
+
+
+def titled(processes: Iterable[psutil.Process], title: str) -> list[psutil.Process]:
+    """Those that are still there and whose command line has `title` in it."""
+    found = []
+    for process in processes:
+        with suppress(psutil.Error):
+            if title in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 class System:
@@ -47,11 +58,7 @@ class System:
 
     def named(self, title: str) -> list[psutil.Process]:
         """Its processes whose command line has `title` in it."""
-        return [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if title in " ".join(process.info["cmdline"] or [])
-        ]
+        return titled(psutil.process_iter(), title)
 
     def stop(self, number: int = signal.SIGINT) -> int:
         os.kill(self.process.pid, number)

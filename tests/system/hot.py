@@ -79,7 +79,7 @@ def load(
     """Two clients of each URL."""
     made = Load(body, right)
     threads = [
-        threading.Thread(target=made.run, args=(url, headers or {})) for url in urls for _ in "12"
+        threading.Thread(target=made.run, args=(url, headers or {})) for url in [*urls, *urls]
     ]
     for thread in threads:
         thread.start()

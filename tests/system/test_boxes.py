@@ -16,11 +16,7 @@ from tests.system.boxes import Boxes, is_possible
 from tests.system.conftest import wait_for
 from tests.system.hot import EDGE, MODEL, ask, generation, is_edge, load, until_edge
 
-pytestmark = [
-    pytest.mark.ray,
-    pytest.mark.slow,
-    pytest.mark.skipif(not is_possible(), reason="takes root, `ip` and network namespaces"),
-]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 KEY = {"Authorization": "Bearer " + "a" * 40}
 REVOKED = {"Authorization": "Bearer " + "b" * 40}
@@ -53,9 +49,15 @@ def settings(*keys: dict[str, str]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def boxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boxes]:
-    with Boxes(tmp_path_factory.mktemp("boxes"), cpus=[1, 1, 0]) as running:
+    if not is_possible():
+        pytest.skip("takes root, `ip`, `unshare` and network namespaces")
+    running = Boxes(tmp_path_factory.mktemp("boxes"), cpus=[1, 1, 0])
+    try:
+        running.build()
         running.deploy(settings(KEY, REVOKED))
         yield running
+    finally:
+        running.clear()
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def until_all_edge(https: Sequence[httpx.Client], body: dict[str, Any]) -> httpx
 
 
 def purge(boxes: Boxes, model: str) -> None:
-    url = f"http://{boxes.address(1)}:8001/admin/cache/purge"
+    url = boxes.admin + "/admin/cache/purge"
     which = {"model": model, "dry_run": False}
     answer = httpx.post(url, json=which, headers=KEY, timeout=60)
     assert answer.status_code == 200, answer.text
@@ -95,9 +97,7 @@ def test_what_is_hot_at_one_box_is_at_all(boxes: Boxes, https: list[httpx.Client
     told, others = until_edge(https[0], body), https[1:]
     wait_for(lambda: all(is_edge(ask(http, body)) for http in others), 5)
     assert {ask(http, body).content for http in https} == {told.content}
-    stats = httpx.get(
-        f"http://{boxes.address(1)}:8001/admin/cache/stats", headers=KEY, timeout=20
-    ).json()
+    stats = httpx.get(boxes.admin + "/admin/cache/stats", headers=KEY, timeout=20).json()
     assert [node["reason"] for node in stats["edge"]] == ["", "", ""]
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from serve.cache.snapshot_name import parse
 from tests.cli.running import Up, config
-from tests.system.conftest import wait_for
+from tests.system.conftest import titled, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -41,15 +41,7 @@ def configured(folder: Path, snapshots: Path, shards: int) -> Path:
 
 def named(up: Up, title: str) -> list[psutil.Process]:
     """Its processes with this title."""
-    family = psutil.Process(up.process.pid).children(recursive=True)
-    found = []
-    for process in family:
-        try:
-            if title in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return titled(psutil.Process(up.process.pid).children(recursive=True), title)
 
 
 def ingresses(up: Up) -> dict[int, str]:
